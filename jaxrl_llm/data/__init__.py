@@ -1,0 +1,1 @@
+"""From files to batches: tokenizers, readers, token stores, packing and the DataSource."""

@@ -1,0 +1,150 @@
+"""From packed rows to batches on the mesh: `DataSource` for training, `eval_batches` for evaluation.
+
+A process reads only the rows that its own devices hold, found from the sharding, so the batches are the same ones for
+any mesh and any number of hosts.
+"""
+
+import functools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import grain
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import NamedSharding
+
+from jaxrl_llm.data.rows import PackedRows, Row
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.parallel.mesh import BATCH_AXES
+from jaxrl_llm.types import Json, Params, Tokens, TrainState
+
+THREADS = 2  # that make batches; filling arrays holds the interpreter's lock, so more of them do not help
+
+
+class DataSource:
+    """Batches of packed rows, the next ones made ahead in threads.  A `types.Source`.
+
+    Global step n takes elements n * batch_size .. (n + 1) * batch_size - 1 of `rows`; element j of them lies at
+    micro-batch j // b, place j % b, with b = batch_size / micro_batches.  So `micro_batches` only cuts the same batch.
+
+    Args:
+        rows: endless random access to Rows of [T].
+        length: T.
+        batch_size: rows a step, over all devices.
+        micro_batches: M, the cuts of a batch.
+        sharding: of the arrays [M, b, T].
+        prefetch: batches made ahead; 0 makes each when it is asked for.
+        rows_per_epoch: how many different rows there are, to count epochs.
+        fingerprint: another one where the rows, their order or the batch size are.
+
+    Raises:
+        UserError: micro-batches times devices do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        rows: grain.MapDataset,
+        *,
+        length: int,
+        batch_size: int,
+        micro_batches: int,
+        sharding: NamedSharding,
+        prefetch: int,
+        rows_per_epoch: int,
+        fingerprint: str,
+    ) -> None:
+        _check_batch("training.batch_size", batch_size, micro_batches, sharding)
+        self._rows, self._sharding, self._prefetch = rows, sharding, prefetch
+        self._shape = (micro_batches, batch_size // micro_batches, length)
+        self._batch_size, self._rows_per_epoch, self._fingerprint = batch_size, rows_per_epoch, fingerprint
+        self._position = 0  # batches that `next` has given
+        self._ahead: deque[Future[Tokens]] = deque()  # batches _position, _position + 1, ...
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="data")
+
+    def next(self, state: TrainState) -> tuple[Tokens, dict[str, float]]:
+        """The next batch, arrays [M, b, T], and the seconds it was waited for.  What a thread raised is raised here."""
+        while len(self._ahead) <= self._prefetch:
+            self._ahead.append(self._pool.submit(self._batch, self._position + len(self._ahead)))
+        began = time.perf_counter()
+        batch = self._ahead[0].result()
+        waited = time.perf_counter() - began
+        self._ahead.popleft()
+        self._position += 1
+        return batch, {"data_wait_s": waited}
+
+    def observe(self, metrics: Mapping[str, Array]) -> None:
+        """Nothing: fixed data do not depend on how training goes."""
+
+    def state(self) -> tuple[Json, Params]:
+        """Batches given so far (those made ahead do not count), passes over the data, and the data's fingerprint."""
+        epoch = self._position * self._batch_size / self._rows_per_epoch
+        return {"position": self._position, "epoch": epoch, "fingerprint": self._fingerprint}, {}
+
+    def restore(self, json: Json, arrays: Params) -> None:
+        """Continue with the batch after the last one given.
+
+        Raises:
+            UserError: the data are not those of the checkpoint.
+        """
+        if json["fingerprint"] != self._fingerprint:
+            raise UserError(
+                "the data changed since the checkpoint, so its place in them means nothing: "
+                "the text, the tokenizer, a key of data, seed or training.batch_size is another\n"
+                "  mend: put it back, or start a new run from these weights (init_from=RUN with another workdir)"
+            )
+        for future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+        self._position = json["position"]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _batch(self, step: int) -> Tokens:
+        first = step * self._batch_size
+        return _assemble(lambda j: self._rows[first + j], self._shape, self._sharding)
+
+
+def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> Iterator[Tokens]:
+    """All rows in order, each once, as arrays [b, T] of b = `batch_size`; the last batch is filled with padding.
+
+    Raises:
+        UserError: the devices do not divide the batch.
+    """
+    _check_batch("the evaluation's batch size", batch_size, 1, sharding)
+    padding = Row(*np.zeros((len(Row._fields), rows.length), np.int32))
+    padding = padding._replace(weights_T=padding.weights_T.astype(np.float32))
+    for first in range(0, len(rows), batch_size):
+        here = range(first, min(first + batch_size, len(rows)))
+        yield _assemble(lambda j: rows[here[j]] if j < len(here) else padding, (batch_size, rows.length), sharding)
+
+
+def _assemble(row: Callable[[int], Row], shape: tuple[int, ...], sharding: NamedSharding) -> Tokens:
+    """Tokens of global `shape`, [M, b, T] or [b, T], from `row(j)`, j counting the places from 0 in C order.
+
+    Asks for the rows that this process's devices hold and no others; nothing is communicated.
+    """
+    row = functools.cache(row)
+    places = np.arange(math.prod(shape[:-1])).reshape(shape[:-1])
+
+    def shard(field: int, index: tuple[slice, ...]) -> np.ndarray:
+        block = places[index[:-1]]
+        return np.stack([row(j)[field][index[-1]] for j in block.ravel().tolist()]).reshape(*block.shape, -1)
+
+    fields = range(len(Row._fields))
+    return Tokens(*(jax.make_array_from_callback(shape, sharding, functools.partial(shard, field)) for field in fields))
+
+
+def _check_batch(name: str, batch_size: int, micro_batches: int, sharding: NamedSharding) -> None:
+    """A UserError unless each micro-batch gives each group of devices along the batch's axes as many rows."""
+    data, fsdp = (sharding.mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size % (micro_batches * data * fsdp):
+        raise UserError(
+            f"{name}={batch_size} cannot be cut into {micro_batches} micro-batch(es) of equal rows for "
+            f"mesh.data={data} x mesh.fsdp={fsdp}\n  mend: make it a multiple of {micro_batches * data * fsdp}"
+        )

@@ -1,0 +1,1 @@
+"""Evaluation of models: perplexity on held-out text."""

@@ -1,0 +1,20 @@
+"""Config of evaluation during training."""
+
+from pydantic import Field
+
+from jaxrl_llm.data.config import CorpusConfig
+from jaxrl_llm.schema import schema
+
+
+@schema
+class EvalConfig:
+    """Held-out text: the `holdout` share of each training corpus, and the corpora named here."""
+
+    every: int = Field(default=200, ge=0)
+    """Steps between evaluations; 0 evaluates at the end only.  When it is not 0, the first one comes before the first step."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Sequences at a time; null is training.batch_size."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """At most this many rows of each corpus; null takes all."""
+    corpora: dict[str, CorpusConfig] = Field(default_factory=dict)
+    """More corpora by name: other domains, whose loss shows what a model forgets."""

@@ -1,0 +1,116 @@
+"""A weight is stated once: its shape, the logical name of each axis, and how it starts.
+
+Initial values, sharding, restore targets, parameter count, decay mask, optimizer group and foreign names all derive
+from the tree of ParamSpecs, so that none of them can disagree with another.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Logical axis -> mesh axis (or axes), for the learner.  Names that are absent are not split.
+RULES: Mapping[str, str | tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """One weight: `ParamSpec((22, 2048, 32, 64), ("layers", "embed", "heads", "channels"), normal(0.02))`.
+
+    `inputs` names the axes that a matrix product sums over; the axes besides them and "layers" are its outputs.
+    A weight without `inputs` is a vector or a table, not a matrix: Muon leaves it be, and a vector is not decayed.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    init: Callable[[Array, tuple[int, ...]], Array]
+    inputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.axes):
+            raise ValueError(f"shape {self.shape} and axes {self.axes} differ in length")
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+def normal(std: float) -> Callable[[Array, tuple[int, ...]], Array]:
+    """Normal initial values with this standard deviation."""
+    return lambda key, shape: std * jax.random.normal(key, shape, jnp.float32)
+
+
+def ones(key: Array, shape: tuple[int, ...]) -> Array:
+    """All ones: the scale of a norm."""
+    return jnp.ones(shape, jnp.float32)
+
+
+def zeros(key: Array, shape: tuple[int, ...]) -> Array:
+    """All zeros: a bias."""
+    return jnp.zeros(shape, jnp.float32)
+
+
+def is_spec(leaf: Any) -> bool:
+    """For `is_leaf=`."""
+    return isinstance(leaf, ParamSpec)
+
+
+def map_specs(fn: Callable[[ParamSpec], Any], specs: Any) -> Any:
+    """`jax.tree.map` over ParamSpecs."""
+    return jax.tree.map(fn, specs, is_leaf=is_spec)
+
+
+def count_params(specs: Any) -> int:
+    """Number of parameters of a spec tree."""
+    return sum(spec.size for spec in jax.tree.leaves(specs, is_leaf=is_spec))
+
+
+def partition_spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh) -> PartitionSpec:
+    """Rules applied to one array.  What its mesh axis does not divide stays whole (2 KV heads on tensor=4)."""
+    out: list[Any] = []
+    for size, name in zip(shape, axes, strict=True):
+        target = RULES.get(name) if name is not None else None
+        ways = math.prod(mesh.shape[a] for a in ((target,) if isinstance(target, str) else target or ()))
+        out.append(target if target is not None and size % ways == 0 else None)
+    return PartitionSpec(*out)
+
+
+def shardings(specs: Any, mesh: Mesh) -> Any:
+    """The NamedSharding of every weight."""
+    return map_specs(lambda s: NamedSharding(mesh, partition_spec(s.shape, s.axes, mesh)), specs)
+
+
+def init_params(specs: Any, key: Array, mesh: Mesh) -> Any:
+    """Initial float32 weights, made where they live: each device computes its own shard, no host holds the model.
+
+    Each weight's key is folded from its place in the tree, so adding a weight changes no other.
+    """
+
+    def init(key: Array) -> Any:
+        def one(path: Any, spec: ParamSpec) -> Array:
+            name = jax.tree_util.keystr(path)
+            return spec.init(jax.random.fold_in(key, _hash31(name)), spec.shape)
+
+        return jax.tree_util.tree_map_with_path(one, specs, is_leaf=is_spec)
+
+    return jax.jit(init, out_shardings=shardings(specs, mesh))(key)
+
+
+def _hash31(text: str) -> int:
+    """A stable 31-bit hash (Python's own is salted per process)."""
+    import zlib
+
+    return zlib.crc32(text.encode()) & 0x7FFFFFFF

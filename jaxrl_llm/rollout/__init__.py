@@ -1,0 +1,1 @@
+"""The policy writes: sampling from logits, and the jitted sampler."""

@@ -1,0 +1,1 @@
+"""The learner: optimizers, schedules, state, the one step, the one loop, checkpoints and what one sees of a run."""

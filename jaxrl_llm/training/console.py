@@ -1,0 +1,177 @@
+"""What one sees of a run: a line for each logged step, and on a terminal a progress bar beneath the lines.
+
+    step  1,200/2,000  loss 1.6231  grad 0.41  lr 2.10e-03  42.1k tok/s  1.20 TFLOP/s (0.2 % of peak)  mem 1.2 GiB  ...
+
+A pipe or a log file gets plain lines without escape codes, each flushed as it is printed.
+"""
+
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal, Self, TextIO
+from unicodedata import category
+
+import rich.console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from jaxrl_llm.training.progress import Throughput
+
+
+class Console:
+    """Prints the course of a run; a context manager, so that the bar is gone however the run ends.
+
+    `memory` says what `memory_gib` measures: the device, or on CPU the whole process (`rss`).  With `quiet` nothing is
+    ever printed.
+    """
+
+    def __init__(
+        self,
+        *,
+        total_steps: int,
+        throughput: Throughput,
+        start_step: int = 0,
+        memory: Literal["device", "process"] = "device",
+        quiet: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._total, self._throughput, self._memory = total_steps, throughput, memory
+        self._stream = sys.stdout if stream is None else stream
+        self._quiet = quiet
+        self._step = start_step
+        self._bar: Progress | None = None
+        if not quiet and self._stream.isatty():
+            screen = rich.console.Console(
+                file=self._stream, force_terminal=True, highlight=False, markup=False, emoji=False
+            )
+            if not screen.is_dumb_terminal:
+                self._bar = Progress(
+                    BarColumn(bar_width=None),
+                    TextColumn("{task.fields[at]}"),
+                    TimeElapsedColumn(),
+                    TextColumn("{task.fields[eta]}"),
+                    console=screen,
+                    refresh_per_second=4,  # its thread shares the interpreter with the loop
+                    transient=True,
+                    expand=True,
+                )
+                self._task = self._bar.add_task(
+                    "", total=total_steps, completed=start_step, at=self._at(start_step), eta=""
+                )
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to this many steps done; cheap enough for every step."""
+        self._step = step
+        if self._bar:
+            self._bar.update(self._task, completed=step, at=self._at(step), eta=self._eta())
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The line of a training step, from the row that metrics.jsonl gets."""
+        self._step = step
+        self._print("step", step, [*train_fields(metrics, "rss" if self._memory == "process" else "mem"), self._eta()])
+
+    def eval(self, step: int, name: str, metrics: Mapping[str, float]) -> None:
+        """The line of an evaluation on the set `name`."""
+        self._print("eval", step, [name, *eval_fields(metrics)], style="bold")
+
+    def note(self, text: str) -> None:
+        """Any other text, such as a sample; control characters in it are shown, not obeyed."""
+        self._emit(printable(text))
+
+    def _print(self, head: str, step: int, fields: list[str], style: str = "") -> None:
+        parts = [f"{head} {self._at(step)}", *(field for field in fields if field)]
+        if (
+            self._bar
+        ):  # a line that wraps is hard to read: what does not fit is in metrics.jsonl, and the ETA in the bar
+            while len(parts) > 2 and len("  ".join(parts)) > self._bar.console.width:
+                parts.pop()
+        self._emit("  ".join(parts), style)
+
+    def _emit(self, text: str, style: str = "") -> None:
+        if self._quiet:
+            return
+        try:
+            if self._bar:
+                self._bar.console.print(Text(text, style=style), soft_wrap=True)
+            else:
+                encoding = self._stream.encoding or "utf-8"
+                text = text.encode(encoding, "backslashreplace").decode(encoding)
+                print(text, file=self._stream, flush=True)
+        except BrokenPipeError:  # `| head` has seen enough; the run goes on
+            self._quiet = True
+
+    def _at(self, step: int) -> str:
+        total = f"{self._total:,}"
+        return f"{step:>{len(total)},}/{total}"
+
+    def _eta(self) -> str:
+        left = self._throughput.seconds_left(self._total - self._step)
+        return "" if left is None else f"ETA {duration(left)}"
+
+
+def train_fields(metrics: Mapping[str, float], memory: str = "mem") -> list[str]:
+    """The columns of a training line, each of steady width; those whose figure is missing are left out."""
+    share = f" ({100 * metrics['peak_share']:4.1f} % of peak)" if "peak_share" in metrics else ""
+    columns = {
+        "loss": lambda x: f"loss {x:7.4f}",
+        "grad_norm": lambda x: f"grad {x:5.2f}",
+        "lr": lambda x: f"lr {x:.2e}",
+        "tokens_per_s": lambda x: f"{si(x):>5} tok/s",
+        "tflops": lambda x: f"{digits(x):>6} TFLOP/s{share}",
+        "memory_gib": lambda x: f"{memory} {x:4.1f} GiB",
+        "data_wait_ms": lambda x: f"data {x:4.1f} ms",
+    }
+    return [column(metrics[name]) for name, column in columns.items() if name in metrics]
+
+
+def eval_fields(metrics: Mapping[str, float]) -> list[str]:
+    """The columns of an evaluation line."""
+    columns = {
+        "loss": lambda x: f"loss {x:.4f}",
+        "perplexity": lambda x: f"perplexity {si(x)}",
+        "bits_per_byte": lambda x: f"bits/byte {x:.4f}",
+    }
+    return [column(metrics[name]) for name, column in columns.items() if name in metrics]
+
+
+def digits(x: float) -> str:
+    """Three significant digits, without an exponent from .001 to 1,000 and beyond: `0.0184`, `1.20`, `560`."""
+    for limit, places in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
+        if not abs(x) < limit:  # true for nan, which formats as itself
+            return f"{x:,.{places}f}"
+    return f"{x:.4f}"
+
+
+def si(x: float) -> str:
+    """Three significant digits and a unit prefix: `842`, `42.1k`, `1.23M`."""
+    for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= limit * 0.9995:
+            return digits(x / limit) + prefix
+    return digits(x)
+
+
+def duration(seconds: float) -> str:
+    """`0:01:10`, `3d 04:00:00`."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, seconds = divmod(rest, 60)
+    days, of_day = divmod(hours, 24)
+    clock = f"{minutes:02}:{seconds:02}"
+    return f"{days}d {of_day:02}:{clock}" if days else f"{hours}:{clock}"
+
+
+def printable(text: str) -> str:
+    """Text without the control characters that a terminal would obey; a model may write any of them."""
+    return "".join(
+        c.encode("unicode_escape").decode() if category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text
+    )

@@ -1,0 +1,217 @@
+"""Optimizers: AdamW, and Muon for the matrices with AdamW for the rest; who is decayed and who is Muon's derives from ParamSpec.
+
+Every optimizer is the same four links, and only the second differs:
+
+    clip each role's gradient -> direction (Adam | Muon) -> + weight_decay·w where decayed -> × −schedule(step)
+
+`update(grads, state, params, step=state.step)`: the rate follows the step of the TrainState, never a counter of the
+optimizer's own.  So a phase of continual pretraining keeps the moments of the one before and starts its own schedule at 0.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
+from pydantic import Field
+
+from jaxrl_llm.parallel.specs import ParamSpec, map_specs, partition_spec
+from jaxrl_llm.schema import schema
+from jaxrl_llm.types import Params
+
+
+@schema
+class _Optim:
+    """What both have: Llama 2's numbers, but for eps (1e-5 there)."""
+
+    kind: str
+    b1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    """AdamW: decay of the first moment."""
+    b2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    """AdamW: decay of the second moment."""
+    eps: float = Field(default=1e-8, gt=0.0)
+    """AdamW: added to the root of the second moment."""
+    weight_decay: float = Field(default=0.1, ge=0.0)
+    """Times the learning rate, of matrices and embeddings; norms and biases are not decayed."""
+    clip: float | None = Field(default=1.0, gt=0.0)
+    """Largest norm of a role's gradient; null never clips."""
+
+
+@schema
+class AdamwConfig(_Optim):
+    """AdamW (arXiv 1711.05101)."""
+
+    kind: Literal["adamw"] = "adamw"
+
+
+@schema
+class MuonConfig(_Optim):
+    """Muon (Jordan et al. 2024): matrices move by their orthogonalised momentum; embedding, head and norms by AdamW."""
+
+    kind: Literal["muon"] = "muon"
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
+    """Decay of the gradient's running sum."""
+    nesterov: bool = True
+    """Look one step ahead along the momentum."""
+    ns_steps: int = Field(default=5, ge=1)
+    """Newton-Schulz iterations."""
+    update_rms: float = Field(default=0.2, gt=0.0)
+    """Root mean square of a Muon update before the learning rate, for any shape: .2 is what AdamW's measure (arXiv
+    2502.16982), so one schedule and one decay serve both groups.  Raise it to have the matrices learn faster than the rest."""
+
+
+OptimConfig = Annotated[AdamwConfig | MuonConfig, Field(discriminator="kind")]
+
+
+def make_optimizer(
+    config: OptimConfig, schedule: Callable[[Array], Array], specs: Params, mesh: Mesh
+) -> optax.GradientTransformationExtraArgs:
+    """The whole update of `{role: tree}` params; `specs` is a tree of ParamSpecs of the same structure.
+
+    `update(grads, state, params, step=...)` gives what `optax.apply_updates` adds; `step` counts updates from 0.
+    """
+    return optax.chain(
+        clip_by_role(config.clip) if config.clip is not None else optax.identity(),
+        DIRECTIONS[config.kind](config, specs, mesh),
+        optax.add_decayed_weights(config.weight_decay, mask=map_specs(is_decayed, specs)),
+        scale_by_step(schedule),
+    )
+
+
+def is_decayed(spec: ParamSpec) -> bool:
+    """Matrices and tables (the embedding too, as in Llama 2) decay; norms' scales and biases, also stacked ones, do not."""
+    return bool(spec.inputs) or "vocab" in spec.axes
+
+
+def clip_by_role(max_norm: float) -> optax.GradientTransformation:
+    """Clips each role's gradient by its own global norm.
+
+    Under one common norm the loud gradient of a fresh critic would shrink the policy's update whenever it is clipped,
+    and the policy's learning rate would mean something else than it does without a critic.
+    """
+    clip = optax.clip_by_global_norm(max_norm)
+    return optax.stateless(lambda grads, _: {role: clip.update(g, optax.EmptyState())[0] for role, g in grads.items()})
+
+
+def gradient_norms(grads: Params) -> dict[str, Array]:
+    """`grad_norm` over all roles, and `grad_norm/ROLE` each where there are several; float32, as before clipping."""
+    roles = {f"grad_norm/{role}": optax.tree.norm(tree) for role, tree in grads.items()}
+    return {"grad_norm": optax.tree.norm(roles)} | (roles if len(roles) > 1 else {})
+
+
+def scale_by_step(schedule: Callable[[Array], Array]) -> optax.GradientTransformationExtraArgs:
+    """Times −schedule(step), with the step that `update` is given: it has no counter that could disagree."""
+
+    def update(updates: Params, state: Any, params: Any = None, *, step: Array, **_: Any) -> tuple[Params, Any]:
+        rate = schedule(step)
+        return jax.tree.map(lambda u: -rate * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def adamw(config: AdamwConfig | MuonConfig, specs: Params, mesh: Mesh) -> optax.GradientTransformation:
+    """Adam's direction; the decay and the rate follow in `make_optimizer`."""
+    return optax.scale_by_adam(config.b1, config.b2, config.eps)
+
+
+def muon(config: MuonConfig, specs: Params, mesh: Mesh) -> optax.GradientTransformation:
+    """Muon's direction for the specs that have `muon_dimensions`, Adam's for the others."""
+
+    def orthogonalised(momentum: Params, _: Params) -> Params:
+        def one(m: Array | optax.MaskedNode, spec: ParamSpec) -> Array | optax.MaskedNode:
+            return m if is_masked(m) else orthogonalise(m, spec, mesh, config.ns_steps, config.update_rms)
+
+        return jax.tree.map(one, momentum, specs, is_leaf=is_masked)
+
+    matrices = optax.chain(optax.trace(config.momentum, config.nesterov), optax.stateless(orthogonalised))
+    groups = map_specs(lambda spec: "muon" if muon_dimensions(spec) else "adamw", specs)
+    return optax.partition({"muon": matrices, "adamw": adamw(config, specs, mesh)}, groups)
+
+
+DIRECTIONS: dict[str, Callable[..., optax.GradientTransformation]] = {"adamw": adamw, "muon": muon}
+
+
+def muon_dimensions(spec: ParamSpec) -> MuonDimensionNumbers | None:
+    """Which axes are the rows and which the columns of a weight's matrices; None puts the weight into AdamW's group.
+
+    A stacked wq [L, D, H, C] is L matrices of D x (H·C).  AdamW keeps vectors and tables (no `inputs`), the head (a
+    vocabulary is no basis to rotate), and a scalar head (one column: orthogonalising would only normalise it).
+    """
+    rows = tuple(i for i, axis in enumerate(spec.axes) if axis in spec.inputs)
+    columns = tuple(i for i, axis in enumerate(spec.axes) if axis not in (*spec.inputs, "layers"))
+    if not rows or "vocab" in spec.axes or math.prod(spec.shape[i] for i in columns) == 1:
+        return None
+    return MuonDimensionNumbers(rows, columns)
+
+
+def orthogonalise(m: Array, spec: ParamSpec, mesh: Mesh, ns_steps: int, rms: float) -> Array:
+    """Newton-Schulz on every layer's matrix, scaled to this root mean square; `m` has the spec's shape and sharding.
+
+    The layers are dealt out to the devices that share the weight: one all-to-all there and one back for each mesh axis,
+    each matrix whole on one device between.  (Left to the compiler, every device gathers the whole stack ten times.)
+    """
+    dims = muon_dimensions(spec)
+    assert dims is not None
+    rows, columns = (math.prod(spec.shape[i] for i in axes) for axes in dims)
+    # optax's Muon with beta 0 is its orthogonalisation alone; its momentum comes before, where it can stay sharded.
+    newton_schulz = scale_by_muon(beta=0.0, nesterov=False, ns_steps=ns_steps, weight_dimension_numbers=dims)
+
+    route = deal_layers(spec, mesh)
+    for stop in route:
+        m = jax.lax.with_sharding_constraint(m, NamedSharding(mesh, stop))
+    m, _ = newton_schulz.update(m, newton_schulz.init(m))
+    for stop in reversed(route):
+        m = jax.lax.with_sharding_constraint(m, NamedSharding(mesh, stop))
+    return m * (rms * math.sqrt(max(rows, columns)))  # r singular values of 1 in r x R: mean square 1/R
+
+
+def deal_layers(spec: ParamSpec, mesh: Mesh) -> list[PartitionSpec]:
+    """The weight's own sharding, then with one mesh axis after another moved to "layers".
+
+    One axis at a time: the partitioner makes an all-to-all of that, and a full gather of two at once.  The number of
+    layers need not divide the devices.
+    """
+    own = list(partition_spec(spec.shape, spec.axes, mesh))
+    route = [PartitionSpec(*own)]
+    if "layers" not in spec.axes:
+        return route
+    layers = spec.axes.index("layers")
+    dealt: tuple[str, ...] = ()
+    for i, axis in enumerate(own):
+        if axis is not None:
+            dealt = (*dealt, axis)
+            own[i], own[layers] = None, dealt
+            route.append(PartitionSpec(*own))
+    return route
+
+
+def is_masked(leaf: Any) -> bool:
+    """For `is_leaf=`: the places that optax leaves empty in the state of a partitioned optimizer."""
+    return isinstance(leaf, optax.MaskedNode)
+
+
+def optimizer_shardings(
+    tx: optax.GradientTransformation, params_shape: Params, param_shardings: Params, mesh: Mesh
+) -> Params:
+    """A sharding for every leaf of the optimizer's state: moments lie where their weights do, counters everywhere.
+
+    It must be said: left alone, `jax.jit(tx.init)` puts the moments of sharded weights onto one device.
+    """
+    return optax.tree.map_params(
+        tx,
+        lambda leaf, sharding: leaf if is_masked(leaf) else sharding,
+        jax.eval_shape(tx.init, params_shape),
+        param_shardings,
+        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
+        is_leaf=is_masked,
+    )
+
+
+def init_opt_state(tx: optax.GradientTransformation, params: Params, shardings: Params) -> Params:
+    """The optimizer's state, made where it lives."""
+    return jax.jit(tx.init, out_shardings=shardings)(params)

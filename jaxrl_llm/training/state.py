@@ -1,0 +1,35 @@
+"""The train state: made in its sharding, split into trained and fixed, put together again for the loss."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxrl_llm.training.optim import init_opt_state, optimizer_shardings
+from jaxrl_llm.types import Params, TrainState
+
+
+def merge(params: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """Two trees of dicts with no leaf in common, as one: the params that a loss reads."""
+    out = dict(params)
+    for name, leaf in fixed.items():
+        out[name] = merge(out[name], leaf) if name in out else leaf
+    return out
+
+
+def state_shardings(tx: optax.GradientTransformation, params: Params, mesh: Mesh) -> TrainState:
+    """A TrainState of NamedShardings: params as they lie (arrays or ShapeDtypeStructs), optimizer state alike."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    param_shardings = jax.tree.map(lambda x: x.sharding, params)
+    opt_state = optimizer_shardings(tx, params, param_shardings, mesh)
+    return TrainState(step=replicated, params=param_shardings, fixed={}, opt_state=opt_state)  # type: ignore[arg-type]
+
+
+def new_state(tx: optax.GradientTransformation, params: Params, shardings: TrainState) -> TrainState:
+    """Step 0 with these params and a fresh optimizer state."""
+    step: Array = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
+    return TrainState(step=step, params=params, fixed={}, opt_state=init_opt_state(tx, params, shardings.opt_state))

@@ -1,0 +1,83 @@
+"""The one train step.  Every algorithm's loss is differentiated, accumulated and applied here and nowhere else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxrl_llm.training.state import merge
+from jaxrl_llm.types import Algo, Mean, Params, TrainState
+
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
+
+
+def make_step(
+    algo: Algo, tx: optax.GradientTransformation, schedule: Callable[[Array], Array], shardings: TrainState
+) -> Step:
+    """One jitted update, `step(state, batch) -> (state, metrics)`; batch leaves [M, b, ...], metrics float32 scalars.
+
+    The gradient is that of sum_k weights[k] · total_k / count_k with totals and counts over the *whole* batch, so M
+    micro-batches of ragged rows give the update of one large one.  Counts come first: they depend on the batch alone,
+    and the compiler drops the forward pass of the counting.  The optimizer is built with a rate of 1 and its update is
+    scaled here, because what varies in a run is a function of `state.step`.
+
+    Donated: step, params and optimizer state.  Never donated: `fixed`.
+    """
+
+    def terms_of(params: Params, fixed: Params, rows: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
+        return algo.loss(merge(params, fixed), rows)
+
+    def update(
+        step: Array, params: Params, opt_state: Params, fixed: Params, batch: Any
+    ) -> tuple[Array, Params, Params, dict[str, Array]]:
+        def counts_of(rows: Any) -> dict[str, Array]:
+            return {name: mean.count for name, mean in terms_of(params, fixed, rows)[0].items()}
+
+        counts = _sum_over_micro_batches(counts_of, batch)
+
+        def objective(params: Params, rows: Any) -> tuple[Array, dict[str, Mean]]:
+            terms, metrics = terms_of(params, fixed, rows)
+            parts = [algo.weights[name] * mean.total / jnp.maximum(counts[name], 1e-6) for name, mean in terms.items()]
+            return sum(parts, start=jnp.zeros(())), metrics
+
+        def value_and_grads(rows: Any) -> Any:
+            (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(params, rows)
+            return value, metrics, jax.lax.with_sharding_constraint(grads, shardings.params)
+
+        value, means, grads = _sum_over_micro_batches(value_and_grads, batch)
+        rate = schedule(step)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        params = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, updates))
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), "lr": rate}
+        metrics |= {name: mean.total / jnp.maximum(mean.count, 1e-6) for name, mean in means.items()}
+        return step + 1, params, opt_state, metrics
+
+    jitted = jax.jit(
+        update,
+        donate_argnums=(0, 1, 2),
+        out_shardings=(shardings.step, shardings.params, shardings.opt_state, shardings.step),
+    )
+
+    def run(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+        step, params, opt_state, metrics = jitted(state.step, state.params, state.opt_state, state.fixed, batch)
+        return TrainState(step=step, params=params, fixed=state.fixed, opt_state=opt_state), metrics
+
+    run.jitted = jitted  # type: ignore[attr-defined]  # for `bench` and `plan`, which lower and count compilations
+    return run
+
+
+def _sum_over_micro_batches(fn: Callable[[Any], Any], batch: Any) -> Any:
+    """sum over m of fn(batch[m]), one after the other, in float32 carries of fn's shape."""
+    n_micro = jax.tree.leaves(batch)[0].shape[0]
+    first = jax.tree.map(lambda x: x[0], batch)
+    if n_micro == 1:
+        return fn(first)
+
+    def add(carry: Any, rows: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, fn(rows)), None
+
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, first))
+    return jax.lax.scan(add, zeros, batch)[0]

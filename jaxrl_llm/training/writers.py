@@ -1,0 +1,172 @@
+"""Where the figures of a run are kept: metrics.jsonl always, TensorBoard events, Weights & Biases.
+
+A run that was killed and resumed has each step once: what the dead process wrote past its last checkpoint is cut off
+before the new one appends.  Only process 0 writes; the others are given no writers.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+import yaml
+
+from jaxrl_llm.errors import StorageFailed, UserError
+
+METRICS = "metrics.jsonl"
+
+
+class Writer(Protocol):
+    """Keeps the figures of one run."""
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """`split` is "train" or the name of an evaluation set; `metrics` are Python numbers."""
+
+    def close(self) -> None:
+        """Everything written so far is on disk, or sent."""
+
+
+class JsonlWriter:
+    """WORKDIR/metrics.jsonl, a row at a time: `{"step": 100, "split": "train", "loss": 1.62, "lr": 0.002}`.
+
+    Numbers that are not finite become null, for JSON has no other word.  `resumed` is the step of the checkpoint that
+    the run continues from; None starts the file afresh.
+    """
+
+    def __init__(self, workdir: Path, resumed: int | None = None) -> None:
+        self._path = workdir / METRICS
+        try:
+            truncate_after(self._path, -1 if resumed is None else resumed)
+            self._file = self._path.open("a", buffering=1, encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{self._path} cannot be written: {error.strerror}\n  mend: choose another workdir"
+            ) from error
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Append one row.  Raises StorageFailed when the disk refuses it."""
+        row = {"step": step, "split": split} | {name: plain(value) for name, value in metrics.items()}
+        try:
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")  # line-buffered: out of this process at once
+        except OSError as error:
+            raise StorageFailed(
+                f"{self._path}: {error.strerror}; make room and start the same command again"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardWriter:
+    """Event files in WORKDIR/tensorboard, tags `split/name`.  Needs no TensorFlow."""
+
+    def __init__(self, workdir: Path, resumed: int | None = None) -> None:
+        from tensorboardX import SummaryWriter
+
+        # Events are never cut: `purge_step` makes the viewer hide what a dead process wrote from there on.
+        purge = 0 if resumed is None else resumed + 1
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge, flush_secs=10)
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Add one scalar a metric."""
+        for name, value in metrics.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._events.close()
+
+
+class WandbWriter:
+    """A Weights & Biases run, named after the run directory.
+
+    The run's id is kept in WORKDIR/wandb_id, so that a resumed run continues its curves.
+    """
+
+    def __init__(self, workdir: Path, resumed: int | None = None, *, project: str) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("wandb is not installed\n  mend: pip install 'jaxrl-llm[wandb]'") from None
+
+        kept = workdir / "wandb_id"
+        if resumed is None or not kept.exists():
+            kept.write_text(uuid4().hex[:12])
+        config = workdir / "config.yaml"
+        self._run = wandb.init(
+            project=project,
+            name=workdir.resolve().name,
+            dir=str(workdir),
+            id=kept.read_text().strip(),
+            resume="allow",
+            config=yaml.safe_load(config.read_text(encoding="utf-8")) if config.exists() else None,
+        )
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Log `split/name`; W&B itself drops steps that it has seen."""
+        self._run.log({f"{split}/{name}": value for name, value in metrics.items()}, step=step)
+
+    def close(self) -> None:
+        """Finish the run: everything is sent."""
+        self._run.finish()
+
+
+def open_writers(
+    workdir: Path, *, resumed: int | None = None, tensorboard: bool = True, wandb: str | None = None
+) -> tuple[Writer, ...]:
+    """The writers of a run: metrics.jsonl always, the others as asked (`wandb` is the project).
+
+    metrics.jsonl comes last: nothing of an earlier run is cut off when another writer cannot be had.
+    """
+    optional: list[Writer] = []
+    if wandb:
+        optional.append(WandbWriter(workdir, resumed, project=wandb))
+    if tensorboard:
+        optional.append(TensorBoardWriter(workdir, resumed))
+    return (*optional, JsonlWriter(workdir, resumed))
+
+
+def plain(value: Any) -> int | float | None:
+    """A number as JSON has it: NumPy and JAX scalars become Python's, what is not finite becomes None."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON object as a line.  samples.jsonl has `{"step": 100, "prompt": "To be", "completion": " or not"}`."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file that has a `step` in each; a last line torn by a kill is left out.
+
+    Raises UserError with file:line where any other line is no such row.
+    """
+    lines = path.read_bytes().splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                raise ValueError('not an object with a "step"')
+        except ValueError as error:  # JSON and UTF-8 errors are ValueErrors too
+            if number == len(lines):
+                break
+            raise UserError(f"{path}:{number}: {error}\n  mend: delete that line") from error
+        rows.append(row)
+    return rows
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Keep the rows up to and with `step` (and no torn line); in one move, so that a kill here loses nothing."""
+    if not path.exists():
+        return
+    lines = [json.dumps(row, ensure_ascii=False) for row in read_rows(path) if row["step"] <= step]
+    beside = path.with_name(path.name + ".part")
+    beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    beside.replace(path)

@@ -1,0 +1,34 @@
+"""Shared fixtures: 8 simulated CPU devices, full float32 matmuls, the compilation cache, and the real data where it is."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+)
+
+import jax
+import pytest
+
+CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the checkout; its absence skips the test."""
+    path = Path(__file__).parent.parent.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("the real data (../shared/data) is not here")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token stores built by tests stay out of the user's cache, and are shared by the session's tests."""
+    base = tmp_path_factory.getbasetemp() / "xdg_cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(base))
