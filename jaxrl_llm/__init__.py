@@ -1,3 +1,20 @@
 """jaxrl_llm: train a Llama-style language model through its whole life, in JAX."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxrl_llm.workdir import Opened
+
 __version__ = "0.1.0"
+
+
+def load(path: str | Path) -> "Opened":
+    """Open a trained model, a run directory or RUN/checkpoints/STEP: `model`, `params`, `tokenizer`, `config`.
+
+    >>> run = jaxrl_llm.load("runs/quickstart")
+    >>> run.model.logits(run.params, tokens_BT)
+    """
+    from jaxrl_llm.workdir import open_model
+
+    return open_model(path)

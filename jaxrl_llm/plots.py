@@ -4,11 +4,14 @@ A curve is a pair of arrays, steps and values; values that are not finite are le
 """
 
 from collections.abc import Mapping
+from itertools import cycle, pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values: float64 of one length
@@ -17,6 +20,7 @@ Curves = Mapping[str, Mapping[str, Curve]]  # split -> metric -> curve
 TRAIN = "#0072B2"
 EVALS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, PALE = "#333333", "#D9D9D9"
+FEW = 40  # points: so many are drawn one by one, as an evaluation's mostly are; more are a line
 DOMAIN_METRICS = {"bits_per_byte": "bits per byte", "perplexity": "perplexity", "loss": "loss (nats per token)"}
 
 
@@ -39,12 +43,18 @@ def draw(curves: Curves, directory: Path) -> dict[str, str]:
     return drawn
 
 
-def smooth(values: np.ndarray, width: float) -> np.ndarray:
-    """Gaussian running mean, `width` points of standard deviation; near the ends over what there is."""
-    reach = int(3 * width) + 1
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
-    total, weight = (np.convolve(x, kernel)[reach:-reach] for x in (values, np.ones_like(values)))
-    return total / weight
+def smooth(curve: Curve) -> Curve:
+    """Gaussian running mean at up to 400 points; narrow where the curve begins, not to blur its fall."""
+    steps, values = curve
+    centres = np.unique(np.linspace(0, len(values) - 1, min(len(values), 400)).round().astype(int))
+    means = []
+    for centre in centres:
+        width = min(0.5 + 0.1 * centre, len(values) / 40)
+        first = max(0, centre - int(3 * width))
+        window = values[first : centre + int(3 * width) + 1]
+        weights = np.exp(-0.5 * ((np.arange(first, first + len(window)) - centre) / width) ** 2)
+        means.append(weights @ window / weights.sum())
+    return steps[centres], np.asarray(means)
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
@@ -52,7 +62,7 @@ def spread(heights: list[float], gap: float) -> list[float]:
     order = sorted(range(len(heights)), key=heights.__getitem__)
     placed = list(heights)
     for _ in range(100):
-        for low, high in zip(order, order[1:], strict=False):
+        for low, high in pairwise(order):
             overlap = gap - (placed[high] - placed[low])
             if overlap > 1e-9 * gap:
                 placed[low] -= overlap / 2
@@ -61,21 +71,22 @@ def spread(heights: list[float], gap: float) -> list[float]:
 
 
 def _loss(train: Mapping[str, Curve], evals: Mapping[str, Mapping[str, Curve]]) -> Figure | None:
-    steps, values = train.get("loss", (np.empty(0), np.empty(0)))
     marked = {split: metrics["loss"] for split, metrics in evals.items() if "loss" in metrics}
-    if not len(steps) and not marked:
+    raw = train.get("loss")
+    if raw is None and not marked:
         return None
     figure, axes = _axes("Loss", "nats per token")
     labels = []
-    if len(steps):
-        smoothed = smooth(values, max(1.0, len(values) / 60)) if len(values) >= 30 else values
-        axes.plot(steps, values, color=TRAIN, alpha=0.25 if smoothed is not values else 0, linewidth=0.8)
-        _line(axes, (steps, smoothed), TRAIN, marked=len(values) < 30)
-        labels.append(("training", steps[-1], smoothed[-1], TRAIN))
-    for (split, curve), color in zip(marked.items(), _colors(len(marked)), strict=True):
-        _line(axes, curve, color, marked=True)
-        labels.append((split, curve[0][-1], curve[1][-1], color))
-    _cut_the_fall(axes, [(steps, values), *marked.values()])
+    if raw is not None:
+        line = raw if len(raw[0]) <= FEW else smooth(raw)
+        if line is not raw:
+            axes.plot(*raw, color=TRAIN, alpha=0.25, linewidth=0.8)
+        _line(axes, line, TRAIN)
+        labels.append(("training", line[1][-1], TRAIN))
+    for (split, curve), color in zip(marked.items(), cycle(EVALS), strict=False):
+        _line(axes, curve, color)
+        labels.append((split, curve[1][-1], color))
+    _cut_the_fall(axes, [*marked.values(), *([raw] if raw is not None else [])])
     _label(axes, labels)
     return figure
 
@@ -87,12 +98,12 @@ def _domains(evals: Mapping[str, Mapping[str, Curve]]) -> Figure | None:
         return None
     figure, axes = _axes("Evaluation by domain", DOMAIN_METRICS[metric])
     labels = []
-    for (split, metrics), color in zip(evals.items(), _colors(len(evals)), strict=True):
+    for (split, metrics), color in zip(evals.items(), cycle(EVALS), strict=False):
         steps, values = metrics[metric]
         if steps[0] == 0:
             axes.axhline(values[0], color=color, linewidth=1, linestyle=(0, (4, 4)), alpha=0.6)
-        _line(axes, (steps, values), color, marked=True)
-        labels.append((split, steps[-1], values[-1], color))
+        _line(axes, (steps, values), color)
+        labels.append((split, values[-1], color))
     _label(axes, labels)
     return figure
 
@@ -112,58 +123,60 @@ def _throughput(train: Mapping[str, Curve]) -> Figure | None:
         return None
     figure, axes = _axes("Throughput", "tokens/s", small=True)
     steps, values = train["tokens_per_s"]
-    _line(axes, (steps, values), TRAIN, marked=len(values) < 30)
+    _line(axes, (steps, values), TRAIN)
     axes.set_ylim(0, 1.15 * values.max())
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
 
 def _axes(title: str, unit: str | None, *, small: bool = False) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.4, 2.9) if small else (8, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.4, 2.9) if small else (8, 4.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=11 if small else 13)
     if unit:
         axes.set_title(unit, loc="right", color=INK, fontsize=9)
     axes.set_xlabel("step", color=INK)
+    axes.set_xlim(0, 1)  # `_line` widens it
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(PALE)
     axes.grid(axis="y", color=PALE, linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, labelcolor=INK, labelsize=9)
-    axes.margins(x=0.01)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if small else 8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if small else 8, integer=True, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6 if small else 8, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     return figure, axes
 
 
-def _line(axes: Axes, curve: Curve, color: str, *, marked: bool = False) -> None:
-    marks = {"marker": "o", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.8} if marked else {}
+def _line(axes: Axes, curve: Curve, color: str) -> None:
+    marks: dict[str, Any] = {"markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
+    marks["marker"] = "o" if len(curve[0]) <= FEW else None
     axes.plot(*curve, color=color, linewidth=1.8, solid_capstyle="round", **marks)
-
-
-def _colors(n: int) -> list[str]:
-    return [EVALS[i % len(EVALS)] for i in range(n)]
+    right = max(axes.get_xlim()[1], 1.015 * curve[0][-1])
+    axes.set_xlim(-0.015 * right, right)
 
 
 def _cut_the_fall(axes: Axes, curves: list[Curve]) -> None:
-    """The first steps of a training from scratch fall from ln V: the axis ends above the loss at 3 % of the run.
+    """A training from scratch falls steeply from ln V: the axis then ends above what comes after 5 % of the run.
 
-    What lies higher is still drawn towards the axis' end; a curve that starts low, as in continual pretraining, is whole.
+    The title says so.  Curves that fit are shown whole, as those of continual pretraining mostly do.
     """
-    last = max(steps[-1] for steps, _ in curves if len(steps))
-    late = np.concatenate([values[steps >= 0.03 * last] for steps, values in curves])
-    everything = np.concatenate([values for _, values in curves])
+    last = max(steps[-1] for steps, _ in curves)
+    late = np.concatenate([values[steps >= 0.05 * last] for steps, values in curves])
+    highest = max(values.max() for _, values in curves)
     low, high = late.min(), late.max()
-    if everything.max() > high + 0.5 * (high - low) and high > low:
-        axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
+    if highest > high + 0.8 * (high - low) > low:
+        axes.set_ylim(low - 0.06 * (high - low), high + 0.06 * (high - low))
+        unit = axes.get_title(loc="right")
+        axes.set_title(f"{unit}; the start, from {highest:.2f}, is above the axis", loc="right", color=INK, fontsize=9)
 
 
-def _label(axes: Axes, labels: list[tuple[str, float, float, str]]) -> None:
+def _label(axes: Axes, labels: list[tuple[str, float, str]]) -> None:
     """Each line's name and last value at its right end, in its colour, instead of a legend."""
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top)
-    places = spread([y for _, _, y, _ in labels], 0.055 * (top - bottom))
-    for (name, _, y, color), place in zip(labels, places, strict=True):
+    places = spread([y for _, y, _ in labels], 0.055 * (top - bottom))
+    for (name, y, color), place in zip(labels, places, strict=True):
         axes.annotate(
             f"{name}  {y:.3f}",
             xy=(1, place),

@@ -1,14 +1,14 @@
 """The report of a run: report.md with plots/*.png, and the same figures as report.json.
 
-Everything is read from the run directory, so that a report can be written again at any time: config.yaml, metrics.jsonl,
-samples.jsonl, and run.json, the facts that only the process knew (`{"parameters": 804096, "devices": "8 x cpu", ...}`).
+Everything is read from the run directory, so that a report can be written again at any time: config.yaml, and what
+`training.writers` keeps there.
 """
 
 import json
 import math
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,39 @@ import yaml
 from jaxrl_llm import plots
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.training.console import digits, duration, printable, si
-from jaxrl_llm.training.writers import METRICS, read_rows
+from jaxrl_llm.training.writers import FACTS, METRICS, SAMPLES, read_rows
 
-SAMPLES, FACTS = "samples.jsonl", "run.json"
 SHOWN = 3  # samples in the report: the last ones
 
 # Keys of config.yaml that say what was run, where it has them.
 CONFIG_KEYS = (
     "algo.kind",
-    "model.preset",
     "init_from",
-    "data.path",
-    "data.length",
+    "model.preset",
+    "model.d_model",
+    "model.n_layers",
+    "model.n_heads",
+    "model.vocab_size",
     "tokenizer.kind",
-    "training.steps",
+    "data.path",
+    "data.mix",
+    "data.length",
     "training.batch_size",
     "optim.kind",
-    "optim.lr",
     "schedule.kind",
+    "schedule.lr",
     "seed",
 )
+
+# Figures of `train` in report.json -> what the table of the run calls them, and how it shows them.
+SPEEDS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "median_tokens_per_s": ("tokens per second, median", si),
+    "median_tflops": ("TFLOP/s", digits),
+    "median_peak_share": ("share of the chips' peak", lambda x: f"{100 * x:.1f} %"),
+    "median_step_ms": ("milliseconds a step", digits),
+    "median_data_wait_ms": ("of them waiting for data", digits),
+    "memory_gib": ("memory, GiB", digits),
+}
 
 
 def write_report(workdir: Path) -> Path:
@@ -72,38 +85,36 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> plots.Curves:
     return {split: {name: arrays(pairs) for name, pairs in metrics.items()} for split, metrics in points.items()}
 
 
-def collect(workdir: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def collect(workdir: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """All figures of the report as JSON; report.md is nothing but these, rendered."""
-    train = [row for row in rows if row.get("split", "train") == "train"]
-    evals: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row not in train:
-            evals.setdefault(row["split"], []).append(row)
+    splits: dict[str, list[Mapping[str, Any]]] = {"train": []}
+    for row in sorted(rows, key=lambda row: row["step"]):
+        splits.setdefault(row.get("split", "train"), []).append(row)
+    train = splits.pop("train")
     samples = read_rows(workdir / SAMPLES)[-SHOWN:] if (workdir / SAMPLES).is_file() else []
     return {
         "name": workdir.resolve().name,
-        "workdir": str(workdir),
         "config": _config(workdir / "config.yaml"),
         "facts": _facts(workdir / FACTS),
         "train": _finite(train[-1]) | _totals(train) if train else {},
-        "evals": {split: _first_last_best(sorted(rows, key=lambda row: row["step"])) for split, rows in evals.items()},
+        "evals": {split: _first_last_best(rows) for split, rows in splits.items()},
         "samples": samples,
+        "commands": _commands(workdir, samples),
     }
 
 
 def _config(path: Path) -> dict[str, Any]:
-    """The keys of CONFIG_KEYS that the resolved config has, and the names of a mixture's corpora."""
-    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The keys of CONFIG_KEYS that the resolved config has; of a mixture, the weights."""
+    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     found = {}
     for key in CONFIG_KEYS:
         value: Any = tree
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
-        if value is not None:
+        if key == "data.mix" and value:
+            value = {name: corpus.get("weight", 1.0) for name, corpus in value.items()}
+        if value not in (None, {}):
             found[key] = value
-    mix = tree.get("data", {}).get("mix") if isinstance(tree, dict) and isinstance(tree.get("data"), dict) else None
-    if mix:
-        found["data.mix"] = {name: corpus.get("weight", 1.0) for name, corpus in mix.items()}
     return found
 
 
@@ -144,6 +155,7 @@ def _first_last_best(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def markdown(figures: Mapping[str, Any]) -> str:
     """report.md from the figures of report.json."""
+    commands = "\n".join(f"{command}  # {why}" for why, command in figures["commands"].items())
     sections = [
         f"# {figures['name']}",
         _summary(figures),
@@ -154,29 +166,27 @@ def markdown(figures: Mapping[str, Any]) -> str:
         _samples(figures["samples"]),
         _run(figures),
         " ".join(filter(None, (_image(figures, "learning_rate.png", 400), _image(figures, "throughput.png", 400)))),
-        _commands(figures),
+        f"## Next\n\n```bash\n{commands}\n```",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _summary(figures: Mapping[str, Any]) -> str:
-    """One sentence: what was trained on what, for how long, how well it does."""
+    """One paragraph: what was trained, for how long, how well it does."""
     config, facts, train = figures["config"], figures["facts"], figures["train"]
     if not train:
         return "No training step was logged."
-    kind = config.get("algo.kind", "training")
     size = f" of a model of {si(facts['parameters'])} parameters" if "parameters" in facts else ""
-    text = f"**{kind}**{size}: {train['step']:,} steps"
-    if train.get("tokens") is not None:
+    text = f"**{config.get('algo.kind', 'training')}**{size}: {train['step']:,} steps"
+    if "tokens" in train:
         text += f", {si(train['tokens'])} tokens"
     if "seconds" in train:
         text += f", {duration(train['seconds'])} of training"
     if "devices" in facts:
         text += f" on {facts['devices']}"
-    text += f". Training loss {_number(train.get('loss'), 4)}."
-    for split, rows in figures["evals"].items():
-        text += f" {split.capitalize()} loss **{_number(rows['last'].get('loss'), 4)}**."
-    return text
+    losses = [f"training {_figure(train, 'loss')}"]
+    losses += [f"{split} **{_figure(found['last'], 'loss')}**" for split, found in figures["evals"].items()]
+    return f"{text}.\nLoss at the end: {', '.join(losses)} nats per token."
 
 
 def _results(evals: Mapping[str, Any]) -> str:
@@ -186,7 +196,9 @@ def _results(evals: Mapping[str, Any]) -> str:
     for split, found in evals.items():
         last, best = found["last"], found["best"]
         least = "–" if best is None else f"{best['loss']:.4f} at {best['step']:,}"
-        rows.append((split, f"{last['step']:,}", *_scores(last), least))
+        perplexity = si(last["perplexity"]) if last.get("perplexity") is not None else _figure(last, "perplexity")
+        scores = (_figure(last, "loss"), perplexity, _figure(last, "bits_per_byte"))
+        rows.append((split, f"{last['step']:,}", *scores, least))
     return "## Evaluation\n\n" + _table(("set", "step", "loss", "perplexity", "bits per byte", "least loss"), rows)
 
 
@@ -194,28 +206,17 @@ def _before_after(evals: Mapping[str, Any]) -> str:
     """What training gave and what it took away: in continual pretraining, the forgetting table."""
     rows = []
     for split, found in evals.items():
-        before, after = found["before"], found["last"]
-        if before is not None:
-            pairs = [(before.get(name), after.get(name)) for name in ("loss", "bits_per_byte")]
-            rows.append((split, *(cell for pair in pairs for cell in _change(*pair))))
-    if not rows:
-        return ""
+        if found["before"] is not None:
+            loss, bits = (_change(found["before"], found["last"], name) for name in ("loss", "bits_per_byte"))
+            rows.append((split, *loss, *bits))
     head = ("set", "loss before", "after", "change", "bits per byte before", "after", "change")
-    return "## Before and after\n\n" + _table(head, rows)
+    return "## Before and after\n\n" + _table(head, rows) if rows else ""
 
 
-def _change(before: float | None, after: float | None) -> tuple[str, str, str]:
-    change = "–" if before is None or after is None else f"{after - before:+.4f}".replace("-", "−")
-    return _number(before, 4), _number(after, 4), change
-
-
-def _scores(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    perplexity = row.get("perplexity")
-    return (
-        _number(row.get("loss"), 4),
-        "–" if perplexity is None else si(perplexity),
-        _number(row.get("bits_per_byte"), 4),
-    )
+def _change(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+    both = before.get(name) is not None and after.get(name) is not None
+    change = f"{after[name] - before[name]:+.4f}".replace("-", "−") if both else "–"
+    return _figure(before, name), _figure(after, name), change
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
@@ -224,11 +225,11 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
         return ""
     blocks = []
     for sample in samples:
-        text = printable(f"{sample.get('prompt', '')}{sample.get('completion', '')}")
+        prompt = sample.get("prompt", "")
+        text = printable(prompt + sample.get("completion", ""))
         fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-        blocks.append(
-            f"Step {sample['step']:,}, after the prompt {_code(sample.get('prompt', ''))}:\n\n{fence}text\n{text}\n{fence}"
-        )
+        after = f"after the prompt {_code(prompt)}" if prompt else "without a prompt"
+        blocks.append(f"Step {sample['step']:,}, {after}:\n\n{fence}text\n{text}\n{fence}")
     return "## Samples\n\n" + "\n\n".join(blocks)
 
 
@@ -236,42 +237,22 @@ def _run(figures: Mapping[str, Any]) -> str:
     train = figures["train"]
     rows = [(key, _code(value)) for key, value in figures["config"].items()]
     rows += [(key, f"{value:,}" if isinstance(value, int) else str(value)) for key, value in figures["facts"].items()]
-    if train:
-        rows += [
-            (
-                "last training loss, gradient norm",
-                f"{_number(train.get('loss'), 4)}, {_number(train.get('grad_norm'), 2)}",
-            )
-        ]
-    if "median_tokens_per_s" in train:
-        rows.append(("speed (median)", _speed(train)))
-    if train.get("memory_gib") is not None:
-        rows.append(("memory", f"{train['memory_gib']:.1f} GiB"))
+    rows += [(label, shown(train[name])) for name, (label, shown) in SPEEDS.items() if train.get(name) is not None]
     return "## The run\n\n" + _table(("", ""), rows) if rows else ""
 
 
-def _speed(train: Mapping[str, Any]) -> str:
-    text = f"{si(train['median_tokens_per_s'])} tokens/s, {digits(train['median_tflops'])} TFLOP/s"
-    if "median_peak_share" in train:
-        text += f" ({100 * train['median_peak_share']:.1f} % of peak)"
-    return (
-        text
-        + f", {digits(train['median_step_ms'])} ms a step, {digits(train['median_data_wait_ms'])} of them waiting for data"
-    )
-
-
-def _commands(figures: Mapping[str, Any]) -> str:
-    run = shlex.quote(figures["workdir"])
-    commands = (
-        ("Run it again", f"jaxrl-llm train {run}/config.yaml workdir={run}-again"),
-        ("Let it write", f'jaxrl-llm generate {run} --prompt "Once upon a time"'),
-        (
-            "Train it on, on other text",
-            f"jaxrl-llm train {run}/config.yaml init_from={run} data.path=OTHER.txt workdir=OTHER",
-        ),
-        ("Look at the curves", f"tensorboard --logdir {run}/tensorboard"),
-    )
-    return "## Again, and next\n\n```bash\n" + "\n".join(f"{command}  # {why}" for why, command in commands) + "\n```"
+def _commands(workdir: Path, samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What to type next: purpose -> command."""
+    run, again, onward = (shlex.quote(f"{workdir}{end}") for end in ("", "-again", "-onward"))
+    prompt = samples[-1].get("prompt", "").strip().split("\n")[0] if samples else ""
+    commands = {
+        "let it write": f"jaxrl-llm generate {run} --prompt {shlex.quote(prompt or 'Once upon a time')}",
+        "run it again": f"jaxrl-llm train {shlex.quote(str(workdir / 'config.yaml'))} workdir={again}",
+        "train it further, by another config": f"jaxrl-llm train OTHER.yaml init_from={run} workdir={onward}",
+    }
+    if (workdir / "tensorboard").is_dir():
+        commands["look at all curves"] = f"tensorboard --logdir {shlex.quote(str(workdir / 'tensorboard'))}"
+    return commands
 
 
 def _image(figures: Mapping[str, Any], name: str, width: int | None = None) -> str:
@@ -286,12 +267,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _number(value: float | None, places: int) -> str:
-    return "–" if value is None else f"{value:.{places}f}"
+def _figure(row: Mapping[str, Any], name: str, places: int = 4) -> str:
+    """`–` where the row has no such figure; null stands for one that is not finite."""
+    value = row.get(name, math.nan)
+    if value is None:
+        return "not finite"
+    return "–" if math.isnan(value) else f"{value:.{places}f}"
 
 
 def _code(value: Any) -> str:
     """A value as inline code; backquotes and newlines in it cannot end the code."""
     text = printable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    text = text.replace("\n", "\\n").replace("`", "'")
-    return f"`{text}`" if text else "(empty)"
+    return "`" + text.replace("\n", "\\n").replace("`", "'") + "`"

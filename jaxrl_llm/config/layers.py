@@ -1,4 +1,4 @@
-"""Layers of a config: the files that one `extends`, the command line, and how a later layer goes over an earlier one."""
+"""The layers of a config: the files that one `extends`, the command line, and how a later one is laid on an earlier."""
 
 import difflib
 from collections.abc import Sequence
@@ -71,12 +71,14 @@ def _parents(node: Node) -> list[str]:
         return []
     names = extends.value if isinstance(extends.value, list) else [extends.value]
     if not all(isinstance(name, str) and name for name in names):
-        raise UserError(f"{extends.origin}: extends: expected a file name or a list of them, found {describe(extends.value)}")
+        raise UserError(
+            f"{extends.origin}: extends: expected a file name or a list of them, found {describe(extends.value)}"
+        )
     return names
 
 
 def merge(base: Node | None, over: Node) -> Node:
-    """`over` laid on `base`: mappings key by key, all else replaced; another `kind` or `preset` starts a mapping anew."""
+    """`over` laid on `base`: mappings key by key, all else replaced; another kind or preset starts a mapping anew."""
     if base is None:
         return over
     if over.replaces or not (base.is_mapping and over.is_mapping) or _selects_another(base, over):
@@ -119,13 +121,19 @@ def _parse_override(text: str) -> tuple[list[str], Node]:
     if not equals:
         raise UserError(f"{COMMAND_LINE}: {text!r} is no override\n  mend: write key=value, e.g. training.steps=100")
     if not all(names):
-        raise UserError(f"{COMMAND_LINE}: {text!r}: expected names with dots between them before the `=`, as in a.b=value")
+        raise UserError(
+            f"{COMMAND_LINE}: {text!r}: expected names with dots between them before the `=`, as in a.b=value"
+        )
     try:
         node = parse_value(written, COMMAND_LINE)
     except UserError as error:
-        raise UserError(f"{error}\n  in {text!r}\n  mend: put a text with special characters in quotes: '{dotted}=\"...\"'") from None
+        raise UserError(
+            f"{error}\n  in {text!r}\n  mend: put a text with special characters in quotes: '{dotted}=\"...\"'"
+        ) from None
     if node is None:
-        raise UserError(f"{COMMAND_LINE}: {dotted}= has no value\n  mend: write {dotted}=null, or '{dotted}=\"\"' for an empty text")
+        raise UserError(
+            f"{COMMAND_LINE}: {dotted}= has no value\n  mend: write {dotted}=null, or '{dotted}=\"\"' for an empty text"
+        )
     return names, replace(node, replaces=node.is_mapping)
 
 

@@ -31,4 +31,6 @@ def refuse(problems: Iterable[Problem], tree: Node) -> None:
     """Raise a UserError with one line a problem, if there are any."""
     lines = [f"{origin_of(tree, path)}: {'.'.join(path)}: {message}" for path, message in problems]
     if lines:
-        raise UserError("\n".join(lines) if len(lines) == 1 else "\n  ".join([f"{len(lines)} faults in the config:", *lines]))
+        raise UserError(
+            "\n".join(lines) if len(lines) == 1 else "\n  ".join([f"{len(lines)} faults in the config:", *lines])
+        )

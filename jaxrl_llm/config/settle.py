@@ -20,7 +20,7 @@ Presets = Mapping[type, Mapping[str, Any]]  # a schema with a field `preset` -> 
 
 def fields_of(schema: type) -> dict[str, FieldInfo]:
     """The fields of a `@schema` class, in the order in which they were written."""
-    return {field.name: schema.__pydantic_fields__[field.name] for field in dataclasses.fields(schema)}  # type: ignore[attr-defined,arg-type]
+    return {field.name: schema.__pydantic_fields__[field.name] for field in dataclasses.fields(schema)}  # type: ignore[attr-defined]
 
 
 def members(annotation: Any) -> list[type]:
@@ -45,16 +45,16 @@ def kinds(schemas: list[type]) -> dict[str, type]:
     for schema in schemas:
         field = fields_of(schema).get("kind")
         if field is not None and get_origin(field.annotation) is Literal:
-            found.update({kind: schema for kind in get_args(field.annotation)})
+            found.update(dict.fromkeys(get_args(field.annotation), schema))
     return found
 
 
-def dotted_names(schema: type, prefix: Path = ()) -> Iterator[Path]:
-    """The path of every key that a config of this schema may have, sections included."""
+def all_keys(schema: type, prefix: Path = ()) -> Iterator[tuple[Path, type]]:
+    """The path of every key that a config may have, sections included, and the class that declares it."""
     for name, field in fields_of(schema).items():
-        yield (*prefix, name)
+        yield (*prefix, name), schema
         for member in members(field.annotation):
-            yield from dotted_names(member, (*prefix, name))
+            yield from all_keys(member, (*prefix, name))
 
 
 def settle(tree: Node, root: type, presets: Presets) -> tuple[Node, list[Problem]]:
@@ -105,7 +105,9 @@ class _Settler:
         given = node.value.get("kind")
         if given is not None and known and given.value not in known:
             near = _near(given.value, known)
-            self.problems.append(Problem((*path, "kind"), f"unknown kind {given.plain()!r}{near}; known: {', '.join(known)}"))
+            self.problems.append(
+                Problem((*path, "kind"), f"unknown kind {given.plain()!r}{near}; known: {', '.join(known)}")
+            )
             return None
         if len(schemas) > 1 and given is None:
             self.problems.append(Problem((*path, "kind"), f"is missing; known: {', '.join(known)}"))
@@ -127,7 +129,11 @@ class _Settler:
             elif not child.covers:
                 others = [other for other, sibling in node.value.items() if sibling.value is not None]
                 there = f"there is: {', '.join(others)}" if others else "nothing is there"
-                self.problems.append(Problem((*path, name), f"null removes a name, and this one is not there{_near(name, others)}; {there}"))
+                self.problems.append(
+                    Problem(
+                        (*path, name), f"null removes a name, and this one is not there{_near(name, others)}; {there}"
+                    )
+                )
         return Node(settled, node.origin)
 
     def _with_default_kind(self, node: Node, field: FieldInfo) -> Node:
@@ -144,7 +150,9 @@ class _Settler:
             return node
         if given.value not in table:
             near = _near(given.value, table)
-            self.problems.append(Problem((*path, "preset"), f"unknown preset {given.value!r}{near}; known: {', '.join(table)}"))
+            self.problems.append(
+                Problem((*path, "preset"), f"unknown preset {given.value!r}{near}; known: {', '.join(table)}")
+            )
             return node
         values = dataclasses.asdict(table[given.value]) | {"preset": given.value}
         return merge(Node.of(values, f"preset {given.value}"), node)
@@ -152,14 +160,19 @@ class _Settler:
     def _unknown_key(self, key: str, schema: type, path: Path) -> str:
         if "." in key:
             return "a key may not have a dot in it\n    mend: write it nested, as in `training: {steps: 100}`"
+        everywhere = list(all_keys(self.root))
+        owners = [_kind_of(owner) for name, owner in everywhere if name == (*path, key)]
+        if owners:
+            return f"belongs to kind {' or '.join(owners)}, and this is {_kind_of(schema)}"
         siblings = list(fields_of(schema))
         near = [(*path, name) for name in difflib.get_close_matches(key, siblings, n=2)]
-        everywhere = list(dict.fromkeys(dotted_names(self.root)))
-        near = near or [name for name in everywhere if name[-1] == key and name != (*path, key)][:3]
-        what = f"not a key of kind {_kind_of(schema)!r}" if (*path, key) in everywhere else "unknown key"
+        if not near:
+            names = {name[-1]: None for name, _ in everywhere}
+            alike = [key] if key in names else difflib.get_close_matches(key, names, n=1)
+            near = list(dict.fromkeys(name for name, _ in everywhere if name[-1] in alike))[:3]
         if near:
-            return f"{what}, did you mean {' or '.join('.'.join(name) for name in near)}?"
-        return f"{what}; known here: {', '.join(siblings)}"
+            return f"unknown key, did you mean {' or '.join('.'.join(name) for name in near)}?"
+        return f"unknown key; known here: {', '.join(siblings)}"
 
 
 def _near(name: Any, known: Any) -> str:

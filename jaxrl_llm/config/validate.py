@@ -14,6 +14,7 @@ from jaxrl_llm.config.settle import Presets, settle
 from jaxrl_llm.config.yaml_source import Node, describe
 
 T = TypeVar("T")
+_adapter: Any = cache(TypeAdapter)  # making one takes a while
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -27,10 +28,10 @@ _EXPECTED = {
     "list_type": "a list",
     "none_required": "null",
     "finite_number": "a finite number",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
 }
 
 
@@ -49,11 +50,6 @@ def build(root: type[T], layers: Sequence[Node], presets: Presets) -> tuple[T, N
         raise
     refuse(problems, merged)
     return made, tree
-
-
-@cache
-def _adapter(root: type) -> TypeAdapter:
-    return TypeAdapter(root)
 
 
 def _translate(error: ValidationError, tree: Node) -> list[Problem]:
@@ -98,8 +94,8 @@ def _expected(detail: ErrorDetails) -> str | None:
     if detail["type"] == "literal_error":
         return detail["ctx"]["expected"].replace("'", "")
     words = _EXPECTED.get(detail["type"])
-    item = isinstance(detail["loc"][-1], int) if detail["loc"] else False
-    return ("a list of: " if item else "") + words.format(**detail.get("ctx", {})) if words else None
+    in_list = bool(detail["loc"]) and isinstance(detail["loc"][-1], int)
+    return ("a list, each item " if in_list else "") + words.format(**detail.get("ctx", {})) if words else None
 
 
 def _outermost(details: list[ErrorDetails]) -> Any:

@@ -15,15 +15,18 @@ import yaml
 
 from jaxrl_llm.errors import UserError
 
-_NULL, _BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
-_PLAIN = {  # tag -> (what it looks like, first characters)
-    _NULL: (r"(?:null|Null|NULL|~|)$", ["n", "N", "~", ""]),
-    _BOOL: (r"(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    _INT: (r"[-+]?(?:0|[1-9][0-9]{0,18})$", list("-+0123456789")),
-    _FLOAT: (
-        r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)$",
-        list("-+.0123456789"),
+_FLOAT = r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)$"
+_PLAIN: dict[
+    str, tuple[str, list[str], Callable[[str], Any]]
+] = {  # tag -> what it looks like, how it starts, its value
+    "tag:yaml.org,2002:null": (r"(?:null|Null|NULL|~|)$", ["n", "N", "~", ""], lambda _: None),
+    "tag:yaml.org,2002:bool": (
+        r"(?:true|True|TRUE|false|False|FALSE)$",
+        list("tTfF"),
+        lambda text: text.lower() == "true",
     ),
+    "tag:yaml.org,2002:int": (r"[-+]?(?:0|[1-9][0-9]{0,18})$", list("-+0123456789"), int),
+    "tag:yaml.org,2002:float": (_FLOAT, list("-+.0123456789"), lambda text: float(text.replace(".inf", "inf"))),
 }
 
 
@@ -65,13 +68,15 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or event.anchor:
-            raise yaml.MarkedYAMLError(problem="anchors (&) and aliases (*) are not used here", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem="anchors (&) and aliases (*) are not used here", problem_mark=event.start_mark
+            )
         if event.tag:
             raise yaml.MarkedYAMLError(problem=f"tags ({event.tag}) are not used here", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
 
-for _tag, (_pattern, _first) in _PLAIN.items():
+for _tag, (_pattern, _first, _) in _PLAIN.items():
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
 
 
@@ -83,7 +88,7 @@ class Dumper(yaml.SafeDumper):
 
 def _float(dumper: Dumper, value: float) -> Any:
     text = ("-" if value < 0 else "") + ".inf" if abs(value) == float("inf") else repr(value)
-    return dumper.represent_scalar(_FLOAT, text)
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 
 
 def _text(dumper: Dumper, value: str) -> Any:
@@ -96,7 +101,9 @@ Dumper.add_representer(str, _text)
 
 def to_yaml(value: Any) -> str:
     """A plain value on one line, such that reading it gives the value back."""
-    line = yaml.dump([value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False)
+    line = yaml.dump(
+        [value], Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False
+    )
     return line[1:-2]
 
 
@@ -118,7 +125,9 @@ def read_yaml(path: Path) -> Node:
         raise UserError(f"{name}:{line}: is not UTF-8 text (byte {error.start})\n  mend: save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror}") from None
-    node = _parse(text, lambda mark: f"{name}:{mark.line + 1}", lambda mark: f"{name}:{mark.line + 1}:{mark.column + 1}")
+    node = _parse(
+        text, lambda mark: f"{name}:{mark.line + 1}", lambda mark: f"{name}:{mark.line + 1}:{mark.column + 1}"
+    )
     if node is None:
         raise UserError(f"{name}: is empty\n  mend: write at least one `key: value`")
     if not node.is_mapping:
@@ -173,7 +182,9 @@ def _convert(node: yaml.Node, origin: Callable[[Any], str]) -> Node:
         if not isinstance(key_node, yaml.ScalarNode) or not key:
             raise UserError(f"{line}: a key must be a plain name")
         if key in children:
-            raise UserError(f"{line}: the key {key!r} stands twice in one mapping; the first is at {children[key].origin}")
+            raise UserError(
+                f"{line}: the key {key!r} stands twice in one mapping; the first is at {children[key].origin}"
+            )
         children[key] = Node(_convert(child, origin).value, line)
     return Node(children, where)
 
@@ -188,9 +199,4 @@ def _leaf(node: yaml.Node) -> Any:
         node.value.encode()
     except UnicodeEncodeError:
         raise yaml.MarkedYAMLError(problem="a text that is not Unicode", problem_mark=node.start_mark) from None
-    convert = {_NULL: lambda _: None, _BOOL: lambda text: text.lower() == "true", _INT: int, _FLOAT: _to_float}
-    return convert.get(node.tag, str)(node.value)
-
-
-def _to_float(text: str) -> float:
-    return float(text.replace(".inf", "inf"))
+    return _PLAIN[node.tag][2](node.value) if node.tag in _PLAIN else node.value

@@ -32,7 +32,7 @@ def named_corpora(data: DataConfig) -> dict[str, CorpusConfig]:
         given = ", ".join(f"data.{key}" for key in short)
         raise UserError(
             f"{given} describes a single corpus, but data.mix names several ({', '.join(data.mix)})\n"
-            f"  mend: say it of each, as in data.mix.{next(iter(data.mix))}.{next(iter(short))}=..., or leave out data.mix"
+            f"  mend: say it of each (data.mix.{next(iter(data.mix))}.{next(iter(short))}=...), or leave out data.mix"
         )
     return data.mix or {SINGLE: CorpusConfig(**short)}
 
@@ -69,7 +69,9 @@ def training_source(
         UserError: a corpus has fewer rows than a batch takes of it, or micro-batches and devices do not divide a batch.
     """
     corpora = named_corpora(data)
-    rows = {name: PackedRows(store, data.length, data.packing, data.isolate_documents) for name, store in stores.items()}
+    rows = {
+        name: PackedRows(store, data.length, data.packing, data.isolate_documents) for name, store in stores.items()
+    }
     weights = {name: corpora[name].weight for name in rows}
     for name, weight in weights.items():
         _check_size(name, rows[name], math.ceil(batch_size * weight / sum(weights.values())))
@@ -95,7 +97,7 @@ def _check_size(name: str, rows: PackedRows, needed: int) -> None:
     """A UserError where a batch would hold the same row twice."""
     if len(rows) < needed:
         raise UserError(
-            f"the corpus {name!r} is shorter than one batch: its {rows.store.n_tokens:,} tokens make {len(rows)} row(s) "
-            f"of data.length={rows.length}, and a batch takes {needed} of them\n"
+            f"the corpus {name!r} is shorter than one batch: its {rows.store.n_tokens:,} tokens make "
+            f"{len(rows)} row(s) of data.length={rows.length}, and a batch takes {needed} of them\n"
             f"  mend: more text, or a smaller training.batch_size or data.length"
         )

@@ -1,8 +1,8 @@
 """Packing is an index: row -> pieces of documents, so that a packed row is random access.
 
-A document of n tokens gives n - 1 (input, target) pairs: pair i reads token i and predicts token i + 1.  A row holds up
-to T pairs, as pieces (document, start, length): pairs start .. start + length - 1 of that document.  Every pair of every
-document is in exactly one piece.  Shuffle, mixture, resume and the number of hosts then act on row numbers alone.
+A document of n tokens gives n - 1 (input, target) pairs: pair i reads token i and predicts token i + 1.  A row holds
+up to T pairs, as pieces (document, start, length): pairs start .. start + length - 1 of that document.  Every pair of
+every document is in exactly one piece.  Shuffle, mixture, resume and the number of hosts act on row numbers alone.
 """
 
 import shutil
@@ -61,10 +61,13 @@ def _offsets(row: np.ndarray) -> np.ndarray:
 
 
 def _first_rows(sizes: np.ndarray, length: int) -> np.ndarray:
-    """The row of each piece, int64 [P].  Leaf r of the tree is the room left in row r, a node the larger of its children."""
+    """The row of each piece, int64 [P].
+
+    By a binary tree: leaf r is the room left in row r, every other node the larger one of its two children.
+    """
     bound = 2 * (int(sizes.sum()) // length + 1)  # first-fit leaves at most one row half empty
     leaves = 1 << (bound - 1).bit_length()
-    room = [length] * (2 * leaves)  # node i has children 2 i and 2 i + 1; the root is 1, the leaves are the last half
+    room = [length] * (2 * leaves)  # node i has children 2 i and 2 i + 1; the root is 1, leaf r is leaves + r
     rows = []
     for size in sizes.tolist():
         node = 1
@@ -112,7 +115,7 @@ class PackingIndex:
 
 
 def build_index(store: TokenStore, length: int, strategy: str) -> PackingIndex:
-    """The index of a store for rows of `length` pairs: read if it lies beside the store already, else computed and written.
+    """The index of a store for rows of `length` pairs: read where the store has it already, else computed and written.
 
     It is renamed into place when whole, so that processes that build it at the same time do not collide.
 

@@ -1,4 +1,4 @@
-"""Packed rows as arrays: random access to the rows of one corpus, and the endless order in which training reads them."""
+"""Packed rows as arrays: random access to the rows of one corpus, and the endless order in which training reads."""
 
 import zlib
 from collections.abc import Mapping

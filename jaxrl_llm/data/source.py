@@ -106,8 +106,7 @@ class DataSource:
         self._pool.shutdown(cancel_futures=True)
 
     def _batch(self, step: int) -> Tokens:
-        first = step * self._batch_size
-        return _assemble(lambda j: self._rows[first + j], self._shape, self._sharding)
+        return _assemble(self._rows.__getitem__, step * self._batch_size, self._shape, self._sharding)
 
 
 def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> Iterator[Tokens]:
@@ -117,24 +116,26 @@ def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> 
         UserError: the devices do not divide the batch.
     """
     _check_batch("the evaluation's batch size", batch_size, 1, sharding)
-    padding = Row(*np.zeros((len(Row._fields), rows.length), np.int32))
-    padding = padding._replace(weights_T=padding.weights_T.astype(np.float32))
+    padding = Row(*(np.zeros_like(array) for array in rows[0]))
+
+    def row(i: int) -> Row:
+        return rows[i] if i < len(rows) else padding
+
     for first in range(0, len(rows), batch_size):
-        here = range(first, min(first + batch_size, len(rows)))
-        yield _assemble(lambda j: rows[here[j]] if j < len(here) else padding, (batch_size, rows.length), sharding)
+        yield _assemble(row, first, (batch_size, rows.length), sharding)
 
 
-def _assemble(row: Callable[[int], Row], shape: tuple[int, ...], sharding: NamedSharding) -> Tokens:
-    """Tokens of global `shape`, [M, b, T] or [b, T], from `row(j)`, j counting the places from 0 in C order.
+def _assemble(row: Callable[[int], Row], first: int, shape: tuple[int, ...], sharding: NamedSharding) -> Tokens:
+    """Tokens of global `shape`, [M, b, T] or [b, T]: row(first), row(first + 1), ... in C order.
 
     Asks for the rows that this process's devices hold and no others; nothing is communicated.
     """
     row = functools.cache(row)
-    places = np.arange(math.prod(shape[:-1])).reshape(shape[:-1])
+    places = first + np.arange(math.prod(shape[:-1])).reshape(shape[:-1])
 
     def shard(field: int, index: tuple[slice, ...]) -> np.ndarray:
         block = places[index[:-1]]
-        return np.stack([row(j)[field][index[-1]] for j in block.ravel().tolist()]).reshape(*block.shape, -1)
+        return np.stack([row(i)[field][index[-1]] for i in block.ravel().tolist()]).reshape(*block.shape, -1)
 
     fields = range(len(Row._fields))
     return Tokens(*(jax.make_array_from_callback(shape, sharding, functools.partial(shard, field)) for field in fields))

@@ -11,7 +11,7 @@ class EvalConfig:
     """Held-out text: the `holdout` share of each training corpus, and the corpora named here."""
 
     every: int = Field(default=200, ge=0)
-    """Steps between evaluations; 0 evaluates at the end only.  When it is not 0, the first one comes before the first step."""
+    """Steps between evaluations; 0 evaluates at the end only.  If not 0, the first comes before the first step."""
     batch_size: int | None = Field(default=None, ge=1)
     """Sequences at a time; null is training.batch_size."""
     max_rows: int | None = Field(default=None, ge=1)

@@ -28,15 +28,16 @@ class Saved(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory; without a config they are only read."""
 
-    def __init__(self, workdir: Path, config: CheckpointConfig, read_only: bool = False):
+    def __init__(self, workdir: Path, config: CheckpointConfig | None):
         self.path = Path(os.path.abspath(workdir)) / "checkpoints"
+        read_only = config is None
         if read_only and not self.path.is_dir():
             raise UserError(f"no checkpoints in {workdir}: {self.path} is not there")
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else config.keep_last,
-            keep_period=None if read_only else config.keep_every,
+            max_to_keep=config.keep_last if config else None,
+            keep_period=config.keep_every if config else None,
             read_only=read_only,
             create=not read_only,
             enable_async_checkpointing=not read_only,

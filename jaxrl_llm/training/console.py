@@ -1,6 +1,6 @@
 """What one sees of a run: a line for each logged step, and on a terminal a progress bar beneath the lines.
 
-    step  1,200/2,000  loss 1.6231  grad 0.41  lr 2.10e-03  42.1k tok/s  1.20 TFLOP/s (0.2 % of peak)  mem 1.2 GiB  ...
+    step 1,200/2,000  loss  1.6231  grad  0.41  lr 2.10e-03  42.1k tok/s    1.20 TFLOP/s ( 0.2 % of peak)  ...
 
 A pipe or a log file gets plain lines without escape codes, each flushed as it is printed.
 """
@@ -41,9 +41,7 @@ class Console:
         self._step = start_step
         self._bar: Progress | None = None
         if not quiet and self._stream.isatty():
-            screen = rich.console.Console(
-                file=self._stream, force_terminal=True, highlight=False, markup=False, emoji=False
-            )
+            screen = rich.console.Console(file=self._stream, force_terminal=True, highlight=False)
             if not screen.is_dumb_terminal:
                 self._bar = Progress(
                     BarColumn(bar_width=None),
@@ -55,9 +53,8 @@ class Console:
                     transient=True,
                     expand=True,
                 )
-                self._task = self._bar.add_task(
-                    "", total=total_steps, completed=start_step, at=self._at(start_step), eta=""
-                )
+                at = self._at(start_step)
+                self._task = self._bar.add_task("", total=total_steps, completed=start_step, at=at, eta="")
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -86,14 +83,12 @@ class Console:
         self._print("eval", step, [name, *eval_fields(metrics)], style="bold")
 
     def note(self, text: str) -> None:
-        """Any other text, such as a sample; control characters in it are shown, not obeyed."""
-        self._emit(printable(text))
+        """Any other text, such as a sample."""
+        self._emit(text)
 
     def _print(self, head: str, step: int, fields: list[str], style: str = "") -> None:
         parts = [f"{head} {self._at(step)}", *(field for field in fields if field)]
-        if (
-            self._bar
-        ):  # a line that wraps is hard to read: what does not fit is in metrics.jsonl, and the ETA in the bar
+        if self._bar:  # a wrapped line is hard to read; what does not fit is in metrics.jsonl, and the ETA in the bar
             while len(parts) > 2 and len("  ".join(parts)) > self._bar.console.width:
                 parts.pop()
         self._emit("  ".join(parts), style)
@@ -101,6 +96,7 @@ class Console:
     def _emit(self, text: str, style: str = "") -> None:
         if self._quiet:
             return
+        text = printable(text)
         try:
             if self._bar:
                 self._bar.console.print(Text(text, style=style), soft_wrap=True)
@@ -146,7 +142,8 @@ def eval_fields(metrics: Mapping[str, float]) -> list[str]:
 
 
 def digits(x: float) -> str:
-    """Three significant digits, without an exponent from .001 to 1,000 and beyond: `0.0184`, `1.20`, `560`."""
+    """Three significant digits and no exponent: `0.0184`, `1.20`, `560`; from 1e-4 downwards fewer."""
+    x = float(f"{x:.3g}")
     for limit, places in ((100, 0), (10, 1), (1, 2), (0.1, 3)):
         if not abs(x) < limit:  # true for nan, which formats as itself
             return f"{x:,.{places}f}"
@@ -155,8 +152,9 @@ def digits(x: float) -> str:
 
 def si(x: float) -> str:
     """Three significant digits and a unit prefix: `842`, `42.1k`, `1.23M`."""
+    x = float(f"{x:.3g}")
     for limit, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(x) >= limit * 0.9995:
+        if abs(x) >= limit:
             return digits(x / limit) + prefix
     return digits(x)
 

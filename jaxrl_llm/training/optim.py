@@ -1,11 +1,11 @@
-"""Optimizers: AdamW, and Muon for the matrices with AdamW for the rest; who is decayed and who is Muon's derives from ParamSpec.
+"""Optimizers: AdamW, and Muon for matrices beside AdamW for the rest.  Who is decayed, who is Muon's: ParamSpec says.
 
 Every optimizer is the same four links, and only the second differs:
 
     clip each role's gradient -> direction (Adam | Muon) -> + weight_decay·w where decayed -> × −schedule(step)
 
-`update(grads, state, params, step=state.step)`: the rate follows the step of the TrainState, never a counter of the
-optimizer's own.  So a phase of continual pretraining keeps the moments of the one before and starts its own schedule at 0.
+`update(grads, opt_state, params, step=state.step)`: the rate follows the step of the TrainState, not a counter in the
+optimizer.  So a phase of continual pretraining can keep the moments of the one before and start its own schedule at 0.
 """
 
 import math
@@ -29,17 +29,17 @@ from jaxrl_llm.types import Params
 class _Optim:
     """What both have: Llama 2's numbers, but for eps (1e-5 there)."""
 
+    # Described in Field, which subclasses inherit with their JSON schema.
     kind: str
-    b1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    """AdamW: decay of the first moment."""
-    b2: float = Field(default=0.95, ge=0.0, lt=1.0)
-    """AdamW: decay of the second moment."""
-    eps: float = Field(default=1e-8, gt=0.0)
-    """AdamW: added to the root of the second moment."""
-    weight_decay: float = Field(default=0.1, ge=0.0)
-    """Times the learning rate, of matrices and embeddings; norms and biases are not decayed."""
-    clip: float | None = Field(default=1.0, gt=0.0)
-    """Largest norm of a role's gradient; null never clips."""
+    b1: float = Field(default=0.9, ge=0.0, lt=1.0, description="AdamW: decay of the first moment.")
+    b2: float = Field(default=0.95, ge=0.0, lt=1.0, description="AdamW: decay of the second moment.")
+    eps: float = Field(default=1e-8, gt=0.0, description="AdamW: added to the root of the second moment.")
+    weight_decay: float = Field(
+        default=0.1,
+        ge=0.0,
+        description="Of matrices and embedding, times the rate; not of norms and biases.",
+    )
+    clip: float | None = Field(default=1.0, gt=0.0, description="Largest norm of a role's gradient; null never clips.")
 
 
 @schema
@@ -62,7 +62,7 @@ class MuonConfig(_Optim):
     """Newton-Schulz iterations."""
     update_rms: float = Field(default=0.2, gt=0.0)
     """Root mean square of a Muon update before the learning rate, for any shape: .2 is what AdamW's measure (arXiv
-    2502.16982), so one schedule and one decay serve both groups.  Raise it to have the matrices learn faster than the rest."""
+    2502.16982), so one schedule and one decay serve both groups.  Raise it for matrices that learn faster."""
 
 
 OptimConfig = Annotated[AdamwConfig | MuonConfig, Field(discriminator="kind")]
@@ -84,7 +84,7 @@ def make_optimizer(
 
 
 def is_decayed(spec: ParamSpec) -> bool:
-    """Matrices and tables (the embedding too, as in Llama 2) decay; norms' scales and biases, also stacked ones, do not."""
+    """Matrices and the embedding decay, as in Llama 2; scales of norms and biases, stacked or not, do not."""
     return bool(spec.inputs) or "vocab" in spec.axes
 
 
@@ -150,44 +150,40 @@ def muon_dimensions(spec: ParamSpec) -> MuonDimensionNumbers | None:
 
 
 def orthogonalise(m: Array, spec: ParamSpec, mesh: Mesh, ns_steps: int, rms: float) -> Array:
-    """Newton-Schulz on every layer's matrix, scaled to this root mean square; `m` has the spec's shape and sharding.
-
-    The layers are dealt out to the devices that share the weight: one all-to-all there and one back for each mesh axis,
-    each matrix whole on one device between.  (Left to the compiler, every device gathers the whole stack ten times.)
-    """
+    """Newton-Schulz on every layer's matrix, scaled to this root mean square; `m` has the spec's shape and sharding."""
     dims = muon_dimensions(spec)
     assert dims is not None
     rows, columns = (math.prod(spec.shape[i] for i in axes) for axes in dims)
-    # optax's Muon with beta 0 is its orthogonalisation alone; its momentum comes before, where it can stay sharded.
+    # optax's Muon with beta 0 is its orthogonalisation alone; the momentum comes before it, where it can stay sharded.
     newton_schulz = scale_by_muon(beta=0.0, nesterov=False, ns_steps=ns_steps, weight_dimension_numbers=dims)
-
-    route = deal_layers(spec, mesh)
-    for stop in route:
-        m = jax.lax.with_sharding_constraint(m, NamedSharding(mesh, stop))
-    m, _ = newton_schulz.update(m, newton_schulz.init(m))
-    for stop in reversed(route):
-        m = jax.lax.with_sharding_constraint(m, NamedSharding(mesh, stop))
-    return m * (rms * math.sqrt(max(rows, columns)))  # r singular values of 1 in r x R: mean square 1/R
+    m = deal_layers(lambda m: newton_schulz.update(m, newton_schulz.init(m))[0], m, spec, mesh)
+    return m * (rms * math.sqrt(max(rows, columns)))  # r singular values of 1 in an r x R matrix: mean square 1/R
 
 
-def deal_layers(spec: ParamSpec, mesh: Mesh) -> list[PartitionSpec]:
-    """The weight's own sharding, then with one mesh axis after another moved to "layers".
+def deal_layers(fn: Callable[[Array], Array], m: Array, spec: ParamSpec, mesh: Mesh) -> Array:
+    """`fn(m)` for a function that treats layers apart, with the layers dealt out to the devices that share the weight.
 
-    One axis at a time: the partitioner makes an all-to-all of that, and a full gather of two at once.  The number of
-    layers need not divide the devices.
+    For each mesh axis one all-to-all there and one back, and between them every matrix lies whole on one device.  (Left
+    to the compiler, each device gathers the whole stack, again in each iteration.)  Layers that do not divide the
+    devices are filled up with zeros.
     """
-    own = list(partition_spec(spec.shape, spec.axes, mesh))
-    route = [PartitionSpec(*own)]
-    if "layers" not in spec.axes:
-        return route
+    place = partition_spec(spec.shape, spec.axes, mesh)
+    split = [(i, axis) for i, axis in enumerate(place) if axis is not None]
+    if "layers" not in spec.axes or not split:
+        return fn(m)
     layers = spec.axes.index("layers")
-    dealt: tuple[str, ...] = ()
-    for i, axis in enumerate(own):
-        if axis is not None:
-            dealt = (*dealt, axis)
-            own[i], own[layers] = None, dealt
-            route.append(PartitionSpec(*own))
-    return route
+    missing = -spec.shape[layers] % math.prod(mesh.shape[axis] for _, axis in split)
+
+    def dealt(m: Array) -> Array:
+        m = jnp.pad(m, [(0, missing if i == layers else 0) for i in range(m.ndim)])
+        for i, axis in split:
+            m = jax.lax.all_to_all(m, axis, split_axis=layers, concat_axis=i, tiled=True)
+        m = fn(m)
+        for i, axis in reversed(split):
+            m = jax.lax.all_to_all(m, axis, split_axis=i, concat_axis=layers, tiled=True)
+        return jax.lax.slice_in_dim(m, 0, spec.shape[layers], axis=layers)
+
+    return jax.shard_map(dealt, mesh=mesh, in_specs=place, out_specs=place)(m)
 
 
 def is_masked(leaf: Any) -> bool:

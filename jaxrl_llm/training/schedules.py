@@ -1,8 +1,9 @@
 """Learning-rate schedules: each is a config and, beside it, a pure function of the step.
 
-Update t = 0, 1, ... total - 1 uses `schedule(t)`.  Warm-up gives update t the rate lr·(t + 1)/W, so the first one learns
-and number W is at the peak; every later phase starts at its boundary's rate and counts the updates it has done, so that
-the last update stops one short of the end value.  So no update is wasted on a rate of 0, not even the only one of a run.
+Update t = 0, 1, ... total - 1 uses `schedule(t)`.  In a warm-up of W steps it has the rate lr·(t + 1)/W: the first one
+learns, number W (t = W - 1) is at the peak.  In a later phase over updates a to b it has come the share
+s = (t - a)/(b - a) of the way: its first update has the starting rate, and the last one of a run stops one short
+of the end value.  So no update is wasted on a rate of 0, not even the only one of a run.
 
 Rates besides `lr` are ratios of it, and lengths are shares of the run: a schedule keeps its shape when the peak or
 `training.steps` changes, and fits a run whose steps follow from epochs.  (A published 2,000 of 500,000 steps is .004.)
@@ -28,11 +29,15 @@ ALPHA = 10.0  # how bent the inverse square root cool-down is
 class _Peak:
     """What every schedule has."""
 
+    # Keys that are inherited describe themselves in Field; a docstring would not reach the subclass's JSON schema.
     kind: str
-    lr: float = Field(default=3e-4, gt=0.0)
-    """Peak learning rate."""
-    warmup: float = Field(default=0.01, ge=0.0, lt=1.0)
-    """Share of the run (of the period, in cycles) in which the rate climbs to lr; 0 starts at lr."""
+    lr: float = Field(default=3e-4, gt=0.0, description="Peak learning rate.")
+    warmup: float = Field(
+        default=0.01,
+        ge=0.0,
+        lt=1.0,
+        description="Share of the run (of the period, in cycles) in which the rate climbs to lr; 0 starts at lr.",
+    )
 
 
 @schema
@@ -142,14 +147,21 @@ class _Infinite(_Peak):
     as well, a phase is the anneal alone: so one may stop at any time.
     """
 
-    const_ratio: float = Field(default=0.55, gt=0.0, le=1.0)
-    """Rate of the constant phase, as a share of lr: 1.65e-4 of 3e-4."""
-    min_ratio: float = Field(default=0.1, gt=0.0, le=1.0)
-    """Rate after the anneal, as a share of lr: 3e-5 of 3e-4."""
-    cooldown_end: float = Field(default=0.7, ge=0.0, le=1.0)
-    """Share of the run at which the rate has come down to const_ratio·lr; 0: it starts there, without warm-up."""
-    constant_end: float = Field(default=0.8, ge=0.0, le=1.0)
-    """Share of the run at which the anneal starts; 1: never."""
+    const_ratio: float = Field(
+        default=0.55, gt=0.0, le=1.0, description="Rate of the constant phase, as a share of lr: 1.65e-4 of 3e-4."
+    )
+    min_ratio: float = Field(
+        default=0.1, gt=0.0, le=1.0, description="Rate after the anneal, as a share of lr: 3e-5 of 3e-4."
+    )
+    cooldown_end: float = Field(
+        default=0.7,
+        ge=0.0,
+        le=1.0,
+        description="Share of the run at which the cool-down ends; 0: start at const_ratio·lr, without warm-up.",
+    )
+    constant_end: float = Field(
+        default=0.8, ge=0.0, le=1.0, description="Share of the run at which the anneal starts; 1: never."
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> "_Infinite":
@@ -244,7 +256,7 @@ def _climb(t: Array, warm: int) -> Array:
 
 
 def _progress(t: Array, start: int, end: int) -> Array:
-    """s: 0 up to update `start`, 1 from update `end`, also where both are the same.  Integers are subtracted first: exact."""
+    """s: 0 up to update `start`, 1 from update `end` on, also where these are the same."""
     if end <= start:
         return jnp.where(t < end, 0.0, 1.0)
     return jnp.clip((t - start) / (end - start), 0.0, 1.0)

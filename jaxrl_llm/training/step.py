@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxrl_llm.training.optim import gradient_norms
 from jaxrl_llm.training.state import merge
 from jaxrl_llm.types import Algo, Mean, Params, TrainState
 
@@ -15,14 +16,13 @@ Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
-    algo: Algo, tx: optax.GradientTransformation, schedule: Callable[[Array], Array], shardings: TrainState
+    algo: Algo, tx: optax.GradientTransformationExtraArgs, schedule: Callable[[Array], Array], shardings: TrainState
 ) -> Step:
     """One jitted update, `step(state, batch) -> (state, metrics)`; batch leaves [M, b, ...], metrics float32 scalars.
 
     The gradient is that of sum_k weights[k] · total_k / count_k with totals and counts over the *whole* batch, so M
     micro-batches of ragged rows give the update of one large one.  Counts come first: they depend on the batch alone,
-    and the compiler drops the forward pass of the counting.  The optimizer is built with a rate of 1 and its update is
-    scaled here, because what varies in a run is a function of `state.step`.
+    and the compiler drops the forward pass of the counting.
 
     Donated: step, params and optimizer state.  Never donated: `fixed`.
     """
@@ -48,11 +48,11 @@ def make_step(
             return value, metrics, jax.lax.with_sharding_constraint(grads, shardings.params)
 
         value, means, grads = _sum_over_micro_batches(value_and_grads, batch)
-        rate = schedule(step)
-        updates, opt_state = tx.update(grads, opt_state, params)
-        params = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, updates))
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads), "lr": rate}
+        updates, opt_state = tx.update(grads, opt_state, params, step=step)
+        params = optax.apply_updates(params, updates)
+        metrics = {"loss": value, "lr": schedule(step), **gradient_norms(grads)}
         metrics |= {name: mean.total / jnp.maximum(mean.count, 1e-6) for name, mean in means.items()}
+        metrics |= {f"count/{name}": count for name, count in counts.items()}
         return step + 1, params, opt_state, metrics
 
     jitted = jax.jit(

@@ -15,7 +15,8 @@ import yaml
 
 from jaxrl_llm.errors import StorageFailed, UserError
 
-METRICS = "metrics.jsonl"
+# What a run directory holds besides config.yaml and checkpoints; the report is made of these files alone.
+METRICS, SAMPLES, FACTS = "metrics.jsonl", "samples.jsonl", "facts.json"
 
 
 class Writer(Protocol):
@@ -32,13 +33,14 @@ class JsonlWriter:
     """WORKDIR/metrics.jsonl, a row at a time: `{"step": 100, "split": "train", "loss": 1.62, "lr": 0.002}`.
 
     Numbers that are not finite become null, for JSON has no other word.  `resumed` is the step of the checkpoint that
-    the run continues from; None starts the file afresh.
+    the run continues from: later rows are cut off, of samples.jsonl too; None starts the files afresh.
     """
 
     def __init__(self, workdir: Path, resumed: int | None = None) -> None:
         self._path = workdir / METRICS
         try:
-            truncate_after(self._path, -1 if resumed is None else resumed)
+            for name in (METRICS, SAMPLES):
+                truncate_after(workdir / name, -1 if resumed is None else resumed)
             self._file = self._path.open("a", buffering=1, encoding="utf-8")
         except OSError as error:
             raise UserError(
@@ -51,9 +53,7 @@ class JsonlWriter:
         try:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")  # line-buffered: out of this process at once
         except OSError as error:
-            raise StorageFailed(
-                f"{self._path}: {error.strerror}; make room and start the same command again"
-            ) from error
+            raise _storage_failed(self._path, error) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -68,7 +68,10 @@ class TensorBoardWriter:
 
         # Events are never cut: `purge_step` makes the viewer hide what a dead process wrote from there on.
         purge = 0 if resumed is None else resumed + 1
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge, flush_secs=10)
+        folder = str(workdir / "tensorboard")
+        self._events = SummaryWriter(
+            folder, purge_step=purge, filename_suffix=f".{purge}", flush_secs=10, max_queue=1000
+        )
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Add one scalar a metric."""
@@ -136,10 +139,19 @@ def plain(value: Any) -> int | float | None:
     return value if isinstance(value, int) or math.isfinite(value) else None
 
 
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one JSON object as a line.  samples.jsonl has `{"step": 100, "prompt": "To be", "completion": " or not"}`."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def append_sample(workdir: Path, step: int, prompt: str, completion: str) -> None:
+    """One line of WORKDIR/samples.jsonl: `{"step": 100, "prompt": "To be", "completion": " or not"}`."""
+    path = workdir / SAMPLES
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "prompt": prompt, "completion": completion}) + "\n")
+    except OSError as error:
+        raise _storage_failed(path, error) from error
+
+
+def write_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """WORKDIR/facts.json, what no config says: `{"parameters": 804096, "devices": "8 x cpu", "jax": "0.10.2"}`."""
+    (workdir / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -166,7 +178,11 @@ def truncate_after(path: Path, step: int) -> None:
     """Keep the rows up to and with `step` (and no torn line); in one move, so that a kill here loses nothing."""
     if not path.exists():
         return
-    lines = [json.dumps(row, ensure_ascii=False) for row in read_rows(path) if row["step"] <= step]
+    lines = [json.dumps(row) for row in read_rows(path) if row["step"] <= step]
     beside = path.with_name(path.name + ".part")
     beside.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     beside.replace(path)
+
+
+def _storage_failed(path: Path, error: OSError) -> StorageFailed:
+    return StorageFailed(f"{path}: {error.strerror}\n  mend: make room, then start the same command again")

@@ -12,7 +12,7 @@ from jaxrl_llm.data.writer import Encoded, StoreWriter
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., TokenStore]:
-    """make_store(lengths, name="store"): documents of these numbers of tokens; the tokens count 0, 1, 2, ... throughout."""
+    """make_store(lengths, name="store"): documents of so many tokens each; tokens are 0, 1, 2, ..."""
 
     def make(lengths: Sequence[int], name: str = "store") -> TokenStore:
         path = tmp_path / name

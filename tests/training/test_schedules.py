@@ -1,5 +1,6 @@
 """Schedules: values worked out by hand, no jumps, no rate of 0, no division by zero."""
 
+import json
 import math
 from typing import Any
 
@@ -48,7 +49,11 @@ def rates(config: Any, total: int, steps: Any = None) -> np.ndarray:
         (ConstantConfig(lr=2.0, warmup=0.1), 100, {0: 0.2, 4: 1.0, 9: 2.0, 10: 2.0, 99: 2.0, 500: 2.0}),
         (ConstantConfig(lr=2.0, warmup=0.0), 100, {0: 2.0, 99: 2.0}),
         # 90 steps from 1 to .1: .01 a step
-        (LinearConfig(lr=1.0, warmup=0.1, min_ratio=0.1), 100, {0: 0.1, 10: 1.0, 11: 0.99, 55: 0.55, 99: 0.11, 100: 0.1}),
+        (
+            LinearConfig(lr=1.0, warmup=0.1, min_ratio=0.1),
+            100,
+            {0: 0.1, 10: 1.0, 11: 0.99, 55: 0.55, 99: 0.11, 100: 0.1},
+        ),
         (LinearConfig(lr=1.0, warmup=0.0), 4, {0: 1.0, 1: 0.75, 3: 0.25, 4: 0.0, 9: 0.0}),
         # cos of 0, π/3, π/2, π
         (
@@ -56,23 +61,47 @@ def rates(config: Any, total: int, steps: Any = None) -> np.ndarray:
             100,
             {4: 0.5, 9: 1.0, 10: 1.0, 40: 0.2 + 0.4 * 1.5, 55: 0.6, 100: 0.2, 101: 0.2},
         ),
-        (WsdConfig(lr=1.0, warmup=0.1, decay=0.2, shape="linear"), 100, {4: 0.5, 10: 1.0, 80: 1.0, 85: 0.75, 99: 0.05, 100: 0.0}),
+        (
+            WsdConfig(lr=1.0, warmup=0.1, decay=0.2, shape="linear"),
+            100,
+            {4: 0.5, 10: 1.0, 80: 1.0, 85: 0.75, 99: 0.05, 100: 0.0},
+        ),
         (WsdConfig(lr=1.0, warmup=0.0, decay=0.25), 400, {0: 1.0, 300: 1.0, 301: 0.9, 325: 0.5, 349: 0.3, 400: 0.0}),
         (InverseSqrtConfig(lr=3.0, warmup=0.04), 100, {0: 0.75, 3: 3.0, 4: 3.0, 16: 1.5, 36: 1.0}),
         # the published numbers: 3e-4 down to 1.65e-4 at 70 %, kept to 80 %, annealed to 3e-5
         (
             InfiniteCosineConfig(),
             1000,
-            {0: 3e-5, 9: 3e-4, 10: 3e-4, 355: 2.325e-4, 700: 1.65e-4, 800: 1.65e-4, 900: math.sqrt(1.65e-4 * 3e-5), 1000: 3e-5},
+            {
+                0: 3e-5,
+                9: 3e-4,
+                10: 3e-4,
+                355: 2.325e-4,
+                700: 1.65e-4,
+                800: 1.65e-4,
+                900: math.sqrt(1.65e-4 * 3e-5),
+                1000: 3e-5,
+            },
         ),
         # h(.3) = 1/2 − 1; h(1) = 1/sqrt(11) − 1
         (
             InfiniteInvSqrtConfig(warmup=0.1, cooldown_end=0.6),
             1000,
-            {99: 3e-4, 100: 3e-4, 250: 3e-4 - 1.35e-4 * 0.5 / (1 - 1 / math.sqrt(11)), 600: 1.65e-4, 799: 1.65e-4, 1000: 3e-5},
+            {
+                99: 3e-4,
+                100: 3e-4,
+                250: 3e-4 - 1.35e-4 * 0.5 / (1 - 1 / math.sqrt(11)),
+                600: 1.65e-4,
+                799: 1.65e-4,
+                1000: 3e-5,
+            },
         ),
         # each cycle of 100 warms up over 10 and ends near a tenth
-        (CyclesConfig(lr=1.0, warmup=0.1, period=100), 250, {0: 0.1, 10: 1.0, 55: 0.55, 100: 0.1, 109: 1.0, 155: 0.55, 210: 1.0}),
+        (
+            CyclesConfig(lr=1.0, warmup=0.1, period=100),
+            250,
+            {0: 0.1, 10: 1.0, 55: 0.55, 100: 0.1, 109: 1.0, 155: 0.55, 210: 1.0},
+        ),
     ],
     ids=lambda x: getattr(x, "kind", ""),
 )
@@ -84,13 +113,15 @@ def test_cool_downs_at_a_quarter() -> None:
     """The two infinite schedules differ in the cool-down alone, where the inverse square root falls first."""
     cosine, inv_sqrt = (rates(kind(warmup=0.0), 1000) for kind in (InfiniteCosineConfig, InfiniteInvSqrtConfig))
     np.testing.assert_allclose(cosine[175], 1.65e-4 + 0.675e-4 * (1 + math.sqrt(0.5)), rtol=1e-6)
-    np.testing.assert_allclose(inv_sqrt[175], 3e-4 - 1.35e-4 * (1 - 1 / math.sqrt(3.5)) / (1 - 1 / math.sqrt(11)), rtol=1e-6)
-    np.testing.assert_array_equal(cosine[700:], inv_sqrt[700:])
+    np.testing.assert_allclose(
+        inv_sqrt[175], 3e-4 - 1.35e-4 * (1 - 1 / math.sqrt(3.5)) / (1 - 1 / math.sqrt(11)), rtol=1e-6
+    )
+    np.testing.assert_allclose(cosine[700:], inv_sqrt[700:], rtol=1e-6)
 
 
 @each
 def test_no_jumps(config: Any) -> None:
-    """With 100,000 steps no step changes the rate by a hundredth of lr, but for the starts of cycles and short warm-ups."""
+    """With 100,000 steps no step changes the rate by a hundredth of lr, but for the starts of cycles."""
     r = rates(config, 100_000) / config.lr
     jumps = np.flatnonzero(np.abs(np.diff(r)) > 0.01) + 1
     assert jumps.tolist() == ([25_000, 50_000, 75_000] if config.kind == "cycles" else [])
@@ -109,10 +140,10 @@ def test_short_runs_learn_at_every_step(config: Any, total: int) -> None:
 def test_infinite_goes_on_without_a_jump(kind: Any) -> None:
     """From a constant-phase checkpoint: a later phase of constant and anneal, or the anneal alone; neither warms up."""
     before = rates(kind(), 1000)[750]
-    later = rates(kind(cooldown_end=0.0, constant_end=0.5), 100)
-    anneal = rates(kind(cooldown_end=0.0, constant_end=0.0), 100)
-    assert before == later[0] == later[50] == anneal[0] == np.float32(1.65e-4)
-    ratio = (3e-5 / 1.65e-4) ** (1 / 100)
+    later = rates(kind(cooldown_end=0.0, constant_end=0.5), 1000)
+    anneal = rates(kind(cooldown_end=0.0, constant_end=0.0), 1000)
+    np.testing.assert_allclose([before, later[0], later[500], anneal[0]], 1.65e-4, rtol=1e-6)
+    ratio = (3e-5 / 1.65e-4) ** (1 / 1000)
     np.testing.assert_allclose(anneal[1:] / anneal[:-1], ratio, rtol=1e-5)
     np.testing.assert_allclose(anneal[-1], 3e-5 / ratio, rtol=1e-5)
 
@@ -135,7 +166,7 @@ def test_every_kind_is_in_the_union_and_the_table() -> None:
     adapter: TypeAdapter[Any] = TypeAdapter(ScheduleConfig)
     for kind in SCHEDULES:
         extra = {"period": 5} if kind == "cycles" else {}
-        assert adapter.validate_python({"kind": kind, "lr": 1e-3, **extra}).kind == kind
+        assert adapter.validate_json(json.dumps({"kind": kind, "lr": 1e-3, **extra})).kind == kind
     assert set(SCHEDULES) == {config.kind for config in ALL} == set(adapter.json_schema()["discriminator"]["mapping"])
 
 

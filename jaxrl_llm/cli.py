@@ -1,0 +1,145 @@
+"""The command line: names the verbs, imports each only when it is asked for, and turns every end into an exit code.
+
+Exit codes: 0 done; 1 a bug; 2 wrong usage, config or data; others as errors.py says; 130 interrupted; 141 nobody reads.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+from jaxrl_llm import __version__
+from jaxrl_llm.errors import JaxrlError
+
+
+class Verb(NamedTuple):
+    """One line of help, and how to get the module: `HELP`, `configure(parser)`, `run(args) -> exit code`."""
+
+    summary: str
+    module: Callable[[], ModuleType]
+
+
+def _train() -> ModuleType:
+    from jaxrl_llm.verbs import train
+
+    return train
+
+
+def _run() -> ModuleType:
+    from jaxrl_llm.verbs import run
+
+    return run
+
+
+def _generate() -> ModuleType:
+    from jaxrl_llm.verbs import generate
+
+    return generate
+
+
+def _data() -> ModuleType:
+    from jaxrl_llm.verbs import data
+
+    return data
+
+
+def _tokenizer() -> ModuleType:
+    from jaxrl_llm.verbs import tokenizer
+
+    return tokenizer
+
+
+def _bench() -> ModuleType:
+    from jaxrl_llm.verbs import bench
+
+    return bench
+
+
+def _config() -> ModuleType:
+    from jaxrl_llm.verbs import config
+
+    return config
+
+
+def _env() -> ModuleType:
+    from jaxrl_llm.verbs import env
+
+    return env
+
+
+VERBS: dict[str, Verb] = {
+    "train": Verb("train one stage; the same command resumes it", _train),
+    "run": Verb("run a pipeline of stages, skipping what is done", _run),
+    "generate": Verb("sample text from a run or a checkpoint", _generate),
+    "data": Verb("build token shards, look at rows", _data),
+    "tokenizer": Verb("train a SentencePiece tokenizer", _tokenizer),
+    "bench": Verb("measure speed and memory", _bench),
+    "config": Verb("show, compare and describe configs", _config),
+    "env": Verb("versions, devices and folders, for a report", _env),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; nothing that a user types ends in a traceback."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        code = _dispatch(argv)
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse: --help, --version, wrong usage
+        return end.code if isinstance(end.code, int) else 0
+    except JaxrlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 141
+    except Exception:
+        traceback.print_exc()
+        print(f"error: this is a bug in jaxrl_llm {__version__}; please report it with the lines above "
+              "and what `jaxrl-llm env` prints", file=sys.stderr)  # fmt: skip
+        return 1
+    return code
+
+
+def _dispatch(argv: Sequence[str]) -> int:
+    if not argv or argv[0].startswith("-"):
+        parser = _top()
+        parser.parse_args(argv)
+        parser.print_help()
+        return 0 if argv else 2
+    name, rest = argv[0], argv[1:]
+    if name not in VERBS:
+        near = difflib.get_close_matches(name, VERBS, n=1)
+        mend = f"did you mean {near[0]}?" if near else f"there is: {', '.join(VERBS)}"
+        _top().error(f"unknown verb {name!r}; {mend}")
+    module = VERBS[name].module()
+    parser = argparse.ArgumentParser(prog=f"jaxrl-llm {name}", description=module.HELP)
+    module.configure(parser)
+    args, left = parser.parse_known_args(rest)
+    # argparse gives up on `*` arguments after an option: CONFIG --flag a.b=c
+    late = [text for text in left if "=" in text and not text.startswith("-")] if hasattr(args, "overrides") else []
+    if wrong := [text for text in left if text not in late]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if late:
+        args.overrides = [*args.overrides, *late]
+    return module.run(args)
+
+
+def _top() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    parser = argparse.ArgumentParser(
+        prog="jaxrl-llm",
+        usage="jaxrl-llm VERB ...",
+        description="Train a Llama-style language model through its whole life, in JAX.",
+        epilog="\n".join(["verbs:", *lines, "", "`jaxrl-llm VERB --help` says more."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"jaxrl_llm {__version__}")
+    return parser

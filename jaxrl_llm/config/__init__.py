@@ -1,0 +1,12 @@
+"""Configs: YAML files with `extends`, then `a.b.c=value`, onto frozen typed dataclasses.
+
+resolved = resolve("pretrain/debug", ["training.steps=100"])
+resolved.config.training.steps      # 100
+resolved.provenance["training.steps"]   # "command line"
+"""
+
+from jaxrl_llm.config.resolve import Resolved, load, resolve
+from jaxrl_llm.config.root import Config
+from jaxrl_llm.config.show import ABSENT, changed, diff, dump, flatten, save
+
+__all__ = ["ABSENT", "Config", "Resolved", "changed", "diff", "dump", "flatten", "load", "resolve", "save"]

@@ -1,0 +1,45 @@
+"""The root config: one section for each component, declared beside that component."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrl_llm.algos import AlgoConfig
+from jaxrl_llm.data.config import BytesConfig, DataConfig, TokenizerConfig
+from jaxrl_llm.evals.config import EvalConfig
+from jaxrl_llm.models.compute import ComputeConfig
+from jaxrl_llm.models.llama import LlamaConfig
+from jaxrl_llm.models.presets import PRESETS
+from jaxrl_llm.parallel.mesh import MeshConfig
+from jaxrl_llm.schema import schema
+from jaxrl_llm.training.config import CheckpointConfig, LoggingConfig, TrainingConfig
+from jaxrl_llm.training.optim import AdamwConfig, OptimConfig
+from jaxrl_llm.training.schedules import CosineConfig, ScheduleConfig
+
+# Sections whose key `preset` stands for a whole set of values.
+PRESET_TABLES: Mapping[type, Mapping[str, Any]] = {LlamaConfig: PRESETS}
+
+
+@schema
+class Config:
+    """One stage of training.  Everything below `build` receives its own section, never this."""
+
+    workdir: str
+    """The run directory: config, metrics, checkpoints and report; the same command with the same one resumes."""
+    seed: int = 0
+    """Decides the initial weights, the order of the data and the samples."""
+    init_from: str | None = None
+    """A run or checkpoint whose weights this run starts from."""
+    init_optimizer: bool = False
+    """Take over its optimizer state as well."""
+    model: LlamaConfig = LlamaConfig()
+    compute: ComputeConfig = ComputeConfig()
+    mesh: MeshConfig = MeshConfig()
+    tokenizer: TokenizerConfig = BytesConfig()
+    data: DataConfig = DataConfig()
+    algo: AlgoConfig = AlgoConfig()
+    training: TrainingConfig = TrainingConfig()
+    optim: OptimConfig = AdamwConfig()
+    schedule: ScheduleConfig = CosineConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()

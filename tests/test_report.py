@@ -1,0 +1,172 @@
+"""A report from run directories made by hand: figures, tables, plots, and runs that went wrong."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.plots import _loss, smooth, spread
+from jaxrl_llm.report import write_report
+
+Row = dict[str, Any]
+
+
+def run_directory(path: Path, rows: list[Row], samples: list[Row] | None = None, **files: str) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if samples:
+        (path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    for name, text in files.items():
+        (path / name.replace("_", ".")).write_text(text)
+    return path
+
+
+def train(step: int, loss: float | None = 2.0, **more: Any) -> Row:
+    rates = {"tokens_per_s": 1000.0, "tflops": 0.5, "step_ms": 20.0, "data_wait_ms": 0.25}
+    return {"step": step, "split": "train", "loss": loss, "lr": 1e-3, "tokens": 10 * step, **rates, **more}
+
+
+def score(step: int, split: str, loss: float | None, bits: float | None = None) -> Row:
+    return {"step": step, "split": split, "loss": loss, "perplexity": loss and math.exp(loss), "bits_per_byte": bits}
+
+
+def strict_json(path: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def continual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A continual pretraining of 400 steps: the old domain forgets, the new one learns."""
+    rows = [train(step, 4.0 - step / 200) for step in range(10, 401, 10)]
+    rows[0] = {k: v for k, v in rows[0].items() if k not in ("tokens_per_s", "tflops", "step_ms", "data_wait_ms")}
+    for step, old, new in ((0, 2.17, 2.9), (200, 2.4, 1.2), (400, 2.46, 1.3)):
+        rows += [score(step, "old", old, old / 2), score(step, "new", new, new / 2)]
+    samples = [{"step": 400, "prompt": "Es war", "completion": "\n```einmal``` <b>\x1b[31m"}]
+    config = (
+        "algo: {kind: pretrain}\nmodel: {preset: de|bug}\ndata: {mix: {old: {path: a, weight: 0.05}, new: {path: b}}}"
+    )
+    facts = json.dumps({"parameters": 804_096, "devices": "8 x cpu"})
+    path = tmp_path_factory.mktemp("runs") / "ger|man run"
+    write_report(run_directory(path, rows, samples, config_yaml=config, facts_json=facts))
+    return path
+
+
+def test_figures_of_the_report(continual: Path) -> None:
+    figures = strict_json(continual / "report.json")
+    assert figures["evals"]["old"]["before"]["loss"] == 2.17
+    assert figures["evals"]["old"]["last"]["loss"] == 2.46
+    assert figures["evals"]["new"]["best"] == {
+        "step": 200,
+        "loss": 1.2,
+        "perplexity": math.exp(1.2),
+        "bits_per_byte": 0.6,
+    }
+    assert figures["train"]["seconds"] == pytest.approx(400 * 0.020)  # the first row, without a time, counts as typical
+    assert figures["train"]["median_tokens_per_s"] == 1000.0
+    assert figures["config"] == {
+        "algo.kind": "pretrain",
+        "model.preset": "de|bug",
+        "data.mix": {"old": 0.05, "new": 1.0},
+    }
+
+
+def test_the_page_says_the_same(continual: Path) -> None:
+    page = (continual / "report.md").read_text()
+    assert (
+        "**pretrain** of a model of 804k parameters: 400 steps, 4.00k tokens, 0:00:08 of training on 8 x cpu." in page
+    )
+    assert "| old | 2.1700 | 2.4600 | +0.2900 | 1.0850 | 1.2300 | +0.1450 |" in page
+    assert "| new | 2.9000 | 1.3000 | −1.6000 | 1.4500 | 0.6500 | −0.8000 |" in page
+    assert "| new | 400 | 1.3000 | 3.67 | 0.6500 | 1.2000 at 200 |" in page
+    assert "| model.preset | `de\\|bug` |" in page
+    assert "````text\nEs war\n```einmal``` <b>\\x1b[31m\n````" in page
+    assert f"jaxrl-llm generate '{continual}' --prompt 'Es war'" in page
+
+
+def test_plots_are_embedded_and_drawn(continual: Path) -> None:
+    page = (continual / "report.md").read_text()
+    names = {"loss.png", "domains.png", "learning_rate.png", "throughput.png"}
+    assert {path.name for path in (continual / "plots").iterdir()} == names
+    for name in names:
+        assert f"plots/{name}" in page
+        pixels = imread(continual / "plots" / name)
+        assert pixels.shape[0] > 400
+        assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20  # something is drawn
+
+
+def test_a_report_can_be_written_again(continual: Path) -> None:
+    first = (continual / "report.json").read_text()
+    write_report(continual)
+    assert (continual / "report.json").read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("rows", "says", "plots"),
+    [
+        ([], "No training step was logged", set()),
+        (
+            [{"step": 1, "split": "train", "loss": 5.5, "lr": 1e-4}],
+            "training 5.5000",
+            {"loss.png", "learning_rate.png"},
+        ),
+        ([score(0, "validation", 2.0)], "No training step was logged", {"loss.png"}),
+        (
+            [{"step": 3, "split": "train", "loss": None, "lr": math.nan}, score(3, "validation", None)],
+            "training not finite",
+            set(),
+        ),
+    ],
+    ids=["nothing", "one row", "one evaluation", "diverged"],
+)
+def test_short_and_broken_runs(tmp_path: Path, rows: list[Row], says: str, plots: set[str]) -> None:
+    page = write_report(run_directory(tmp_path, rows)).read_text()
+    assert says in page
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == plots
+    assert "before" not in page
+    strict_json(tmp_path / "report.json")
+
+
+def test_no_run_directory_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no metrics\.jsonl"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_smoothing_keeps_level_and_slope_and_removes_noise() -> None:
+    steps = np.arange(2000.0)
+    _, level = smooth((steps, np.full(2000, 3.0)))
+    np.testing.assert_allclose(level, 3.0)
+    at, line = smooth((steps, 2 * steps))
+    inner = slice(40, -40)
+    np.testing.assert_allclose(line[inner], 2 * at[inner], atol=2.0)
+    _, noise = smooth((steps, np.random.default_rng(0).normal(size=2000)))
+    assert noise[40:].std() < 0.2
+    start, fall = smooth((steps, 10 * np.exp(-steps / 20)))
+    assert abs(np.interp(20, start, fall) - 10 / math.e) < 0.3  # not blurred away
+
+
+def test_labels_are_spread_in_order() -> None:
+    placed = spread([1.0, 1.01, 5.0, 0.99], 0.2)
+    assert placed[2] == 5.0
+    assert np.diff([placed[3], placed[0], placed[1]]) == pytest.approx([0.2, 0.2], abs=1e-3)
+    assert np.mean([placed[3], placed[0], placed[1]]) == pytest.approx(1.0)
+
+
+def test_the_axis_ends_below_a_steep_start_and_says_so() -> None:
+    steps = np.arange(0.0, 1001, 10)
+    figure = _loss({"loss": (steps, 1.5 + 4 * np.exp(-steps / 10))}, {})
+    assert figure is not None
+    (axes,) = figure.axes
+    assert axes.get_ylim()[1] < 3
+    assert "from 5.50" in axes.get_title(loc="right")
+    figure = _loss({"loss": (steps, 2.5 - steps / 1000)}, {})
+    assert figure is not None
+    assert figure.axes[0].get_ylim()[1] > 2.5
