@@ -1,4 +1,4 @@
-"""From a config to the objects of a run.  `train`, `bench` and `plan` all take them from here, so they speak of one thing.
+"""From a config to the objects of a run.  `train` and `bench` both take them from here, so they speak of one thing.
 
 No config object passes below this file.
 """

@@ -1,10 +1,12 @@
 """One stage of training from its config to its report: opens, resumes, loops, evaluates, samples, reports."""
 
+import dataclasses
 import itertools
 import math
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 
@@ -67,7 +69,7 @@ def choose_tokenizer(config: Config, initial: SavedRun | None) -> Tokenizer:
             tokenizer.fingerprint
         ):
             raise UserError(
-                f"the tokenizer of this config is not that of init_from={config.init_from}, whose weights mean its ids\n"
+                f"the tokenizer of this config is not that of init_from={config.init_from}, whose weights know its\n"
                 "  mend: leave out the section `tokenizer`"
             )
     if tokenizer.vocab_size > config.model.vocab_size:
@@ -95,7 +97,7 @@ def make_evaluation(config: Config, parts: Assembly, tokenizer: Tokenizer) -> Ev
     stores = open_holdouts(config.data, tokenizer, progress=not config.logging.quiet)
     stores = {"validation" if name == SINGLE else name: store for name, store in stores.items()}
     for name, corpus in config.eval.corpora.items():
-        part = "holdout" if corpus.holdout else "train"
+        part: Literal["train", "holdout"] = "holdout" if corpus.holdout else "train"
         stores[name] = build_store(corpus, part, tokenizer, config.data.cache_dir, config.data.workers, True)
     data = config.data
     sets = {name: PackedRows(store, data.length, "concat", data.isolate_documents) for name, store in stores.items()}
@@ -128,7 +130,8 @@ def start(
     refuse_other_shape(config, initial)
     state = parts.new_state(restore_weights(initial, parts.models, parts.mesh))
     if config.init_optimizer:
-        state = state.replace(opt_state=initial.checkpoints.restore_item(initial.step, "opt_state", state.opt_state))
+        opt_state = initial.checkpoints.restore_item(initial.step, "opt_state", state.opt_state)
+        state = dataclasses.replace(state, opt_state=opt_state)
     return state, None
 
 

@@ -65,7 +65,7 @@ def _first_rows(sizes: np.ndarray, length: int) -> np.ndarray:
 
     By a binary tree: leaf r is the room left in row r, every other node the larger one of its two children.
     """
-    bound = 2 * (int(sizes.sum()) // length + 1)  # first-fit leaves at most one row half empty
+    bound = 2 * (int(sizes.sum()) // length + 1)  # all rows but one are more than half full
     leaves = 1 << (bound - 1).bit_length()
     room = [length] * (2 * leaves)  # node i has children 2 i and 2 i + 1; the root is 1, leaf r is leaves + r
     rows = []
@@ -90,13 +90,21 @@ STRATEGIES: Mapping[str, Callable[[np.ndarray, int], Packed]] = {"concat": conca
 
 
 class PackingIndex:
-    """The pieces of every row, memory-mapped from a directory that `build_index` wrote.  Safe to read from threads."""
+    """The pieces of every row, memory-mapped from a directory that `build_index` wrote.  Safe to read from threads.
+
+    Raises:
+        UserError: a file in it is missing or damaged.
+    """
 
     def __init__(self, path: Path, length: int) -> None:
         self.length = length
-        # A plain view of the map: slicing np.memmap itself costs microseconds.
-        self._rows = np.load(path / "rows.npy", mmap_mode="r").view(np.ndarray)
-        self._pieces = np.load(path / "pieces.npy", mmap_mode="r").view(np.ndarray)
+        try:  # plain views of the maps, as slicing np.memmap itself costs microseconds
+            self._rows = np.load(path / "rows.npy", mmap_mode="r").view(np.ndarray)
+            self._pieces = np.load(path / "pieces.npy", mmap_mode="r").view(np.ndarray)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path}: the packing index is damaged: {error}\n  mend: rm -r {path}, and run the same command again"
+            ) from error
         self.n_rows = len(self._rows) - 1
 
     def __getitem__(self, row: int) -> np.ndarray:

@@ -115,7 +115,7 @@ def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> 
     Raises:
         UserError: the devices do not divide the batch.
     """
-    _check_batch("the evaluation's batch size", batch_size, 1, sharding)
+    _check_batch("eval.batch_size", batch_size, 1, sharding)
     padding = Row(*(np.zeros_like(array) for array in rows[0]))
 
     def row(i: int) -> Row:

@@ -18,6 +18,7 @@ from jaxrl_llm.errors import StorageFailed, UserError
 SLICE = 1 << 16  # characters that SentencePiece encodes at once: on a whole book it is three times slower
 SENTENCE = 1000  # characters of a training sample of `train_sentencepiece`
 SENTENCES = 50_000  # of them at most, drawn evenly from all the text
+FIXED = 260  # ids of every vocabulary trained here: unk, BOS, EOS, PAD and the bytes
 SPACE_MARK = "\u2581"  # how SentencePiece writes a space inside its pieces
 
 
@@ -177,6 +178,8 @@ def train_sentencepiece(
         UserError: there is no text, or not enough for so large a vocabulary, or the vocabulary is too small.
         StorageFailed: `out` cannot be written.
     """
+    if vocab_size <= FIXED:
+        raise UserError(f"a vocabulary of {vocab_size} is too small: special tokens and bytes alone are {FIXED}")
     sample = _sample(_sentences(texts), SENTENCES)
     if not sample:
         raise UserError("there is no text to train a tokenizer on")

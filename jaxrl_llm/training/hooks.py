@@ -88,7 +88,7 @@ def check_finite(number: int, values: Mapping[str, float]) -> None:
 
 
 class EvalHook:
-    """Evaluates every few steps and after the last; `evaluate(params)` gives metrics by the name of the held-out set."""
+    """Evaluates every few steps and after the last; `evaluate(params)` gives metrics by held-out set."""
 
     def __init__(
         self, evaluate: Callable[[Params], dict[str, dict[str, float]]], log: LogHook, *, every: int, last: int

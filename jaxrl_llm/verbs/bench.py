@@ -51,7 +51,8 @@ def bench_train(config: "Config", steps: int, warmup: int, began: float) -> dict
     state = parts.new_state(parts.init_params(config.seed))
     batch = random_batch(config, parts)
     before = time.perf_counter()
-    compiled = parts.step.jitted.lower(state.step, state.params, state.opt_state, state.fixed, batch).compile()  # type: ignore[attr-defined]
+    inputs = (state.step, state.params, state.opt_state, state.fixed, batch)
+    compiled = parts.step.jitted.lower(*inputs).compile()  # type: ignore[attr-defined]
     compile_s = time.perf_counter() - before
     state, metrics = parts.step(state, batch)
     jax.block_until_ready(metrics)
@@ -69,7 +70,7 @@ def bench_train(config: "Config", steps: int, warmup: int, began: float) -> dict
     memory, analysis = device_memory(), compiled.memory_analysis()
     return {
         "model": f"{config.model.preset or 'own'}, {parts.n_params:,} parameters",
-        "batch": f"{config.training.batch_size} x {config.data.length} in {config.training.micro_batches} micro-batch(es)",
+        "batch": f"{config.training.batch_size} x {config.data.length} in {config.training.micro_batches} piece(s)",
         "compute": f"{config.compute.layers}, remat {config.compute.remat}, attention {config.compute.attention}",
         "devices": describe_devices(list(parts.mesh.devices.flat)),
         "step": f"{1e3 * step_s:,.1f} ms over {steps} steps",
@@ -102,8 +103,14 @@ def random_batch(config: "Config", parts: Any) -> Any:
     ids = rng.integers(0, config.model.vocab_size, (2, *shape), dtype=np.int32)
     ones, positions = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
     segments = ones if config.data.isolate_documents else None
-    batch = Tokens(ids[0], ids[1], ones.astype(np.float32), segments, positions)
-    return jax.device_put(batch, parts.batch_sharding)
+    arrays = {
+        "inputs_BT": ids[0],
+        "targets_BT": ids[1],
+        "weights_BT": ones.astype(np.float32),
+        "segments_BT": segments,
+        "positions_BT": positions,
+    }
+    return Tokens(**jax.device_put(arrays, parts.batch_sharding))
 
 
 def bench_loop(config: "Config", steps: int) -> dict[str, str]:
@@ -130,9 +137,9 @@ def bench_loop(config: "Config", steps: int) -> dict[str, str]:
             console, writers, watch, every=config.training.log_every, last=steps + 1, tokens=parts.tokens_per_step
         )
         with console:
-            fit(state, lambda state, batch: (state, first), source, 10, [log])  # type: ignore[arg-type]
+            fit(state, lambda state, batch: (state, first), source, 10, [log])
             before = time.perf_counter()
-            fit(state, lambda state, batch: (state, first), source, steps, [log])  # type: ignore[arg-type]
+            fit(state, lambda state, batch: (state, first), source, steps, [log])
             loop_s = (time.perf_counter() - before) / (steps - 1)
         for writer in writers:
             writer.close()

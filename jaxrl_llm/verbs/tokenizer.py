@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     import itertools
     from pathlib import Path
 
+    from rich.console import Console
+
     from jaxrl_llm.data.config import CorpusConfig
     from jaxrl_llm.data.readers import read_documents
     from jaxrl_llm.data.tokenizers import train_sentencepiece
@@ -35,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{out}: exists already\n  mend: another name, or --force to overwrite it")
     corpus = CorpusConfig(path=tuple(args.paths), field=args.field, separator=args.separator)
     texts = (document.text for document in read_documents(corpus))
-    tokenizer = train_sentencepiece(texts, args.vocab_size, out, args.kind)
+    with Console(stderr=True).status(f"training {out}"):
+        tokenizer = train_sentencepiece(texts, args.vocab_size, out, args.kind)
     sample = "".join(document.text[:10_000] for document in itertools.islice(read_documents(corpus), 100))
     bytes_per_token = len(sample.encode()) / len(tokenizer.encode(sample))
     special = f"unk 0, BOS {tokenizer.bos_id}, EOS {tokenizer.eos_id}, PAD {tokenizer.pad_id}"

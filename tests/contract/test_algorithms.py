@@ -79,7 +79,7 @@ def reference(name: str) -> tuple[dict, Any]:
 def test_every_term_has_a_weight_and_a_count_of_the_batch_alone(name: str) -> None:
     algo, _, state = build(name, single_device)
     batch = BATCHES[algo.consumes](1)
-    terms, metrics = jax.jit(algo.loss)(state.params, batch)
+    terms, _ = jax.jit(algo.loss)(state.params, batch)
     assert terms.keys() == algo.weights.keys()
 
     def counts(params: Any) -> list:

@@ -98,3 +98,11 @@ def test_index_that_cannot_be_written(make_store):
     shutil.rmtree(store.path)
     with pytest.raises(StorageFailed, match="cannot be written"):
         build_index(store, 4, "concat")
+
+
+def test_damaged_index(make_store):
+    store = make_store([5])
+    build_index(store, 4, "concat")
+    (store.path / "packing-concat-4" / "pieces.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"damaged(?s:.*)mend: rm -r"):
+        build_index(store, 4, "concat")

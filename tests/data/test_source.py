@@ -175,5 +175,5 @@ def test_eval_sees_every_row_once(rows, n_devices):
 def test_batch_that_the_mesh_does_not_divide(rows, source_of, batch_size, micro_batches):
     with pytest.raises(UserError, match=rf"training.batch_size={batch_size}.*\n.*multiple of {8 * micro_batches}"):
         source_of(batch_size=batch_size, micro_batches=micro_batches, sharding=on_mesh(8))
-    with pytest.raises(UserError, match="evaluation"):
+    with pytest.raises(UserError, match="eval.batch_size=12"):
         next(eval_batches(rows, 12, on_mesh(8, dims=2)))
