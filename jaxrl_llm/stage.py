@@ -20,6 +20,7 @@ from jaxrl_llm.data.tokenizers import Tokenizer, make_tokenizer
 from jaxrl_llm.errors import Preempted, UserError
 from jaxrl_llm.evals.perplexity import make_scorer, perplexity
 from jaxrl_llm.parallel.chips import describe_devices, device_memory, peak_flops
+from jaxrl_llm.parallel.distributed import is_main, join, main_first
 from jaxrl_llm.report import write_report
 from jaxrl_llm.rollout.sampler import make_sampler
 from jaxrl_llm.training.checkpoint import Checkpoints
@@ -27,7 +28,7 @@ from jaxrl_llm.training.console import Console
 from jaxrl_llm.training.hooks import CheckpointHook, EvalHook, LogHook, StopSignal
 from jaxrl_llm.training.loop import fit
 from jaxrl_llm.training.progress import Throughput
-from jaxrl_llm.training.writers import append_sample, open_writers, write_facts
+from jaxrl_llm.training.writers import Writer, append_sample, open_writers, write_facts
 from jaxrl_llm.types import Params, TrainState
 from jaxrl_llm.workdir import SavedRun, claim, find_run, restore_weights
 
@@ -38,14 +39,15 @@ SAMPLE_TOKENS = 200  # of text written at the end of a run
 
 def train(path: str, overrides: Sequence[str] = ()) -> Path:
     """Run the stage that a config describes, or what is left of it; returns its run directory."""
+    join()
     resolved = resolve(path, overrides)
     config, workdir = resolved.config, Path(resolved.config.workdir)
     initial = find_run(config.init_from) if config.init_from else None
     tokenizer = choose_tokenizer(config, initial)
     parts = assemble(config)
-    source = open_source(config, parts, tokenizer)
-    evaluate = make_evaluation(config, parts, tokenizer)
-    claim(workdir, resolved)
+    source = main_first(lambda: open_source(config, parts, tokenizer))
+    evaluate = main_first(lambda: make_evaluation(config, parts, tokenizer))
+    main_first(lambda: is_main() and claim(workdir, resolved))
     checkpoints = Checkpoints(workdir, config.checkpoint)
     try:
         state, resumed = start(config, parts, checkpoints, source, initial)
@@ -164,14 +166,17 @@ def run_loop(
         flops_per_token=parts.flops_per_token,
         peak_flops=peak_flops(list(parts.mesh.devices.flat)),
     )
-    writers = open_writers(workdir, resumed=resumed, tensorboard=config.logging.tensorboard, wandb=config.logging.wandb)
-    write_facts(workdir, facts(parts))
+    writers: tuple[Writer, ...] = ()
+    if is_main():
+        logging = config.logging
+        writers = open_writers(workdir, resumed=resumed, tensorboard=logging.tensorboard, wandb=logging.wandb)
+        write_facts(workdir, facts(parts))
     console = Console(
         total_steps=last,
         throughput=watch,
         start_step=resumed or 0,
         memory=device_memory().of,
-        quiet=config.logging.quiet,
+        quiet=config.logging.quiet or not is_main(),
     )
     log = LogHook(console, writers, watch, every=config.training.log_every, last=last, tokens=parts.tokens_per_step)
     evals = EvalHook(evaluate, log, every=config.eval.every, last=last)
@@ -189,8 +194,8 @@ def run_loop(
         checkpoints.wait()
         if resumed is None or resumed < last:
             write_sample(config, parts, state, tokenizer, console)
-    report = write_report(workdir)
-    console.note(f"done: {report}")
+    if is_main():
+        console.note(f"done: {write_report(workdir)}")
     return state
 
 
@@ -215,6 +220,7 @@ def write_sample(config: Config, parts: Assembly, state: TrainState, tokenizer: 
     """A little of what the model now writes, to the console and to samples.jsonl."""
     sampler = make_sampler(
         parts.models["policy"],
+        parts.mesh,
         eos_id=tokenizer.eos_id,
         context=config.model.context,
         max_new_tokens=min(SAMPLE_TOKENS, config.model.context - 1),
@@ -223,5 +229,6 @@ def write_sample(config: Config, parts: Assembly, state: TrainState, tokenizer: 
     step = int(state.step)
     key = jax.random.fold_in(jax.random.key(config.seed), step)
     text = tokenizer.decode(sampler(state.params["policy"], [[tokenizer.bos_id]], key)[0].tokens)
-    append_sample(Path(config.workdir), step, "", text)
+    if is_main():
+        append_sample(Path(config.workdir), step, "", text)
     console.note(f"--- a sample, temperature 0.8\n{text}\n---")

@@ -19,11 +19,11 @@ class Mean(NamedTuple):
     """A weighted mean that has not been divided yet.
 
     Totals and counts are summed over micro-batches and hosts first and divided once at the very end, so that
-    1 x 64 rows and 8 x 8 rows with ragged masks give the same number.  A count depends on the batch alone, never on params.
+    1 x 64 rows and 8 x 8 rows with ragged masks give the same number.  A count depends on the batch, never on params.
     """
 
     total: Array  # float32 scalar: sum of weight x value
-    count: Array  # float32 scalar: sum of weights
+    count: Array  # type: ignore[assignment]  # float32 scalar: sum of weights; hides tuple.count, which nobody misses
 
 
 @struct.dataclass
@@ -36,7 +36,7 @@ class Tokens:
     inputs_BT: Array  # int32 ids that are read
     targets_BT: Array  # int32 ids to predict: the next token of the same document
     weights_BT: Array  # float32, 0 where there is nothing to learn (padding, a prompt)
-    segments_BT: Array  # int32 number of the document in its row, from 1; 0 is padding
+    segments_BT: Array | None  # int32 number of the document in its row, from 1, 0 on padding; or None: one text a row
     positions_BT: Array  # int32 position in the document, for the rotary embedding
 
 

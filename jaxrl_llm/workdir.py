@@ -98,7 +98,7 @@ def find_run(path: str | Path) -> SavedRun:
     wanted = int(folder.name) if folder.name.isdecimal() and folder.parent.name == "checkpoints" else None
     workdir = folder.parent.parent if wanted is not None else folder
     if not folder.is_dir() or not (workdir / CONFIG).is_file():
-        raise UserError(f"{path}: no run or checkpoint there\n  mend: name a run, or RUN/checkpoints/STEP")
+        raise UserError(f"{path}: there is no run\n  mend: name a run, or RUN/checkpoints/STEP")
     checkpoints = Checkpoints(workdir, None)
     step = checkpoints.latest() if wanted is None else wanted
     if step is None or step not in checkpoints.steps():

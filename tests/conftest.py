@@ -1,4 +1,4 @@
-"""Shared fixtures: 8 simulated CPU devices, full float32 matmuls, the compilation cache, and the real data where it is."""
+"""Shared fixtures: 8 simulated CPU devices, full float32 matmuls, the compilation cache, and the real data."""
 
 import os
 from pathlib import Path

@@ -50,11 +50,17 @@ def kinds(schemas: list[type]) -> dict[str, type]:
 
 
 def all_keys(schema: type, prefix: Path = ()) -> Iterator[tuple[Path, type]]:
-    """The path of every key that a config may have, sections included, and the class that declares it."""
+    """The path of every key that a config may have, sections included, and the class that declares it.
+
+    NAME stands for the names that users choose.
+    """
     for name, field in fields_of(schema).items():
-        yield (*prefix, name), schema
+        here = (*prefix, name)
+        yield here, schema
         for member in members(field.annotation):
-            yield from all_keys(member, (*prefix, name))
+            yield from all_keys(member, here)
+        for member in members(entries(field.annotation)):
+            yield from all_keys(member, (*here, "NAME"))
 
 
 def settle(tree: Node, root: type, presets: Presets) -> tuple[Node, list[Problem]]:
@@ -103,7 +109,7 @@ class _Settler:
         """A section, of the schema that its `kind` names where there are several."""
         known = kinds(schemas)
         given = node.value.get("kind")
-        if given is not None and known and given.value not in known:
+        if given is not None and known and not (isinstance(given.value, str) and given.value in known):
             near = _near(given.value, known)
             self.problems.append(
                 Problem((*path, "kind"), f"unknown kind {given.plain()!r}{near}; known: {', '.join(known)}")

@@ -41,7 +41,7 @@ class CorpusConfig:
     split: str = "train"
     """The split of a TFDS data set."""
     holdout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Last share of each file's documents kept from training and evaluated on; of its characters where a file is one document."""
+    """Last share of each file's documents, kept for evaluation; of its characters where the file is one document."""
     weight: float = Field(default=1.0, gt=0.0)
     """Share of the rows in a mixture, relative to the other weights."""
 
@@ -62,7 +62,7 @@ class DataConfig:
     length: int = Field(default=1024, ge=2)
     """T: tokens in a row."""
     packing: Literal["concat", "first_fit"] = "concat"
-    """concat fills rows to the last token and splits documents; first_fit keeps documents whole where they fit, and pads."""
+    """concat fills rows to the last token and splits documents; first_fit keeps whole those that fit, and pads."""
     isolate_documents: bool = True
     """A document in a packed row sees only itself, and its positions start at 0."""
     shuffle: bool = True

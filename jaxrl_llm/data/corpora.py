@@ -88,6 +88,7 @@ def training_source(
         micro_batches=micro_batches,
         sharding=sharding,
         prefetch=data.prefetch,
+        segmented=data.isolate_documents,
         rows_per_epoch=sum(map(len, rows.values())),
         fingerprint=hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest(),
     )

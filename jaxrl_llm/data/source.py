@@ -4,6 +4,7 @@ A process reads only the rows that its own devices hold, found from the sharding
 any mesh and any number of hosts.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -38,6 +39,7 @@ class DataSource:
         micro_batches: M, the cuts of a batch.
         sharding: of the arrays [M, b, T].
         prefetch: batches made ahead; 0 makes each when it is asked for.
+        segmented: whether batches carry segment ids; without, each row is one text, and attention needs no mask.
         rows_per_epoch: how many different rows there are, to count epochs.
         fingerprint: another one where the rows, their order or the batch size are.
 
@@ -54,11 +56,12 @@ class DataSource:
         micro_batches: int,
         sharding: NamedSharding,
         prefetch: int,
+        segmented: bool,
         rows_per_epoch: int,
         fingerprint: str,
     ) -> None:
         _check_batch("training.batch_size", batch_size, micro_batches, sharding)
-        self._rows, self._sharding, self._prefetch = rows, sharding, prefetch
+        self._rows, self._sharding, self._prefetch, self._segmented = rows, sharding, prefetch, segmented
         self._shape = (micro_batches, batch_size // micro_batches, length)
         self._batch_size, self._rows_per_epoch, self._fingerprint = batch_size, rows_per_epoch, fingerprint
         self._position = 0  # batches that `next` has given
@@ -106,7 +109,8 @@ class DataSource:
         self._pool.shutdown(cancel_futures=True)
 
     def _batch(self, step: int) -> Tokens:
-        return _assemble(self._rows.__getitem__, step * self._batch_size, self._shape, self._sharding)
+        first = step * self._batch_size
+        return _assemble(self._rows.__getitem__, first, self._shape, self._sharding, self._segmented)
 
 
 def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> Iterator[Tokens]:
@@ -122,10 +126,12 @@ def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> 
         return rows[i] if i < len(rows) else padding
 
     for first in range(0, len(rows), batch_size):
-        yield _assemble(row, first, (batch_size, rows.length), sharding)
+        yield _assemble(row, first, (batch_size, rows.length), sharding, rows.isolate_documents)
 
 
-def _assemble(row: Callable[[int], Row], first: int, shape: tuple[int, ...], sharding: NamedSharding) -> Tokens:
+def _assemble(
+    row: Callable[[int], Row], first: int, shape: tuple[int, ...], sharding: NamedSharding, segmented: bool
+) -> Tokens:
     """Tokens of global `shape`, [M, b, T] or [b, T]: row(first), row(first + 1), ... in C order.
 
     Asks for the rows that this process's devices hold and no others; nothing is communicated.
@@ -138,7 +144,9 @@ def _assemble(row: Callable[[int], Row], first: int, shape: tuple[int, ...], sha
         return np.stack([row(i)[field][index[-1]] for i in block.ravel().tolist()]).reshape(*block.shape, -1)
 
     fields = range(len(Row._fields))
-    return Tokens(*(jax.make_array_from_callback(shape, sharding, functools.partial(shard, field)) for field in fields))
+    arrays = [jax.make_array_from_callback(shape, sharding, functools.partial(shard, field)) for field in fields]
+    tokens = Tokens(*arrays)
+    return tokens if segmented else dataclasses.replace(tokens, segments_BT=None)
 
 
 def _check_batch(name: str, batch_size: int, micro_batches: int, sharding: NamedSharding) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.rollout.sampling import draw
@@ -25,6 +26,7 @@ Sampler = Callable[[Params, Sequence[Sequence[int]], Array], list[Completion]]
 
 def make_sampler(
     model: Model,
+    mesh: Mesh,
     *,
     eos_id: int,
     context: int,
@@ -65,7 +67,7 @@ def make_sampler(
         n_written, _ended_B, _, written_BN, _ = jax.lax.while_loop(going_on, write, start)
         return written_BN, n_written
 
-    jitted = jax.jit(generate)
+    jitted = jax.jit(generate, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def sampler(params: Params, prompts: Sequence[Sequence[int]], key: Array) -> list[Completion]:
         for i, prompt in enumerate(prompts):

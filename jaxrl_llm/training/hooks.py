@@ -10,12 +10,14 @@ from jax import Array
 
 from jaxrl_llm.errors import Diverged, Preempted, UserError
 from jaxrl_llm.parallel.chips import device_memory
+from jaxrl_llm.parallel.distributed import agree
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.console import Console
 from jaxrl_llm.training.progress import Throughput
 from jaxrl_llm.training.writers import Writer
 from jaxrl_llm.types import Json, Params, Source, TrainState
 
+AGREE_EVERY = 10  # steps between two questions of several processes whether one of them was asked to stop
 COUNT = "count/"  # metrics of this prefix count what a term was averaged over
 
 
@@ -64,7 +66,7 @@ class LogHook:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         check_finite(number, values)
         row = {name: value for name, value in values.items() if not name.startswith(COUNT)}
-        row |= {"tokens": number * self._tokens, **self.watch.rates(), "memory_gib": device_memory().in_use / 2**30}
+        row |= {"tokens": number * self._tokens, **self.watch.rates(), "memory_gib": device_memory().peak / 2**30}
         for writer in self.writers:
             writer.write(number, "train", row)
         self.console.log(number, row)
@@ -138,7 +140,7 @@ class CheckpointHook:
         self, number: int, state: TrainState, metrics: Mapping[str, Array], source_metrics: Mapping[str, float]
     ) -> None:
         """After every step."""
-        stopping = self._stop.asked is not None and number != self._last
+        stopping = number != self._last and self._stop.agreed(number)
         if not (stopping or number == self._last or (self._every and number % self._every == 0)):
             return
         self._log.flush()
@@ -148,7 +150,9 @@ class CheckpointHook:
         self._log.watch.resume()
         if stopping:
             self._checkpoints.wait()
-            raise Preempted(f"stopped by {self._stop.asked}; step {number} of {self._last} is saved")
+            raise Preempted(
+                f"stopped by {self._stop.asked or 'another process'}; step {number} of {self._last} is saved"
+            )
 
 
 class StopSignal:
@@ -169,6 +173,10 @@ class StopSignal:
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+
+    def agreed(self, number: int) -> bool:
+        """Whether to stop after this step: at once where one process runs; several ask each other now and then."""
+        return agree(self.asked is not None) if jax.process_count() == 1 or number % AGREE_EVERY == 0 else False
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

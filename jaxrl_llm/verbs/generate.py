@@ -105,6 +105,7 @@ def sample(opened: "Opened", prompts: list[str], args: argparse.Namespace) -> li
     tokenizer = opened.tokenizer
     sampler = make_sampler(
         opened.model,
+        opened.mesh,
         eos_id=tokenizer.eos_id,
         context=opened.config.model.context,
         max_new_tokens=args.max_new_tokens,

@@ -65,7 +65,9 @@ def test_a_circle_is_named(write: Write) -> None:
 
 
 def test_extends_wants_names(write: Write) -> None:
-    with pytest.raises(UserError, match=r"a\.yaml:2: extends: expected a file name or a list of them, found the number 3"):
+    with pytest.raises(
+        UserError, match=r"a\.yaml:2: extends: expected a file name or a list of them, found the number 3"
+    ):
         file_layers(write("a.yaml", "x: 1\nextends: 3\n"))
 
 
@@ -91,7 +93,9 @@ def test_a_file_goes_before_a_packaged_name(write: Write) -> None:
 def test_missing_files_and_folders(write: Write) -> None:
     write("packaged/pretrain/debug.yaml", "x: 1\n")
     write("mine.yaml", "x: 1\n")
-    with pytest.raises(UserError, match=r"pretrain/debgu: there is no such config file\n  did you mean pretrain/debug\?"):
+    with pytest.raises(
+        UserError, match=r"pretrain/debgu: there is no such config file\n  did you mean pretrain/debug\?"
+    ):
         find_config("pretrain/debgu")
     with pytest.raises(UserError, match=r"did you mean mine\.yaml\?"):
         find_config("mime.yaml")

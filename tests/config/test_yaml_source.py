@@ -23,7 +23,10 @@ from jaxrl_llm.errors import UserError
         ("null", None),
         ("~", None),
         *[(text, text) for text in ("yes", "no", "on", "off", "y", "N")],
-        *[(text, text) for text in ("010", "0o10", "0x1f", "1_000", "12:30:00", "2024-01-01", ".nan", "1.2.3", "=", "<<")],
+        *[
+            (text, text)
+            for text in ("010", "0o10", "0x1f", "1_000", "12:30:00", "2024-01-01", ".nan", "1.2.3", "=", "<<")
+        ],
         ("'12'", "12"),
         ('"true"', "true"),
         ("[1, 1e-3, yes, {a: on}]", [1, 1e-3, "yes", {"a": "on"}]),
@@ -85,9 +88,42 @@ def test_every_value_knows_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "value",
     [
-        *["true", "null", "1e-3", "010", "12", "yes", "", " ", "a: b", "#x", "- a", "{a}", "*.txt", "&a", "!a", "@a", "%a", "'", '"'],
+        *[
+            "true",
+            "null",
+            "1e-3",
+            "010",
+            "12",
+            "yes",
+            "",
+            " ",
+            "a: b",
+            "#x",
+            "- a",
+            "{a}",
+            "*.txt",
+            "&a",
+            "!a",
+            "@a",
+            "%a",
+            "'",
+            '"',
+        ],
         *["line\nline\n\n", "\n", "tab\there", "\u2028", "é中🙂", "x" * 500, "a b " * 100, "back\\slash\n", "..."],
-        *[0, -3, 1e-5, 1e22, 0.1, float("inf"), True, None, [], ["a, b", [1, "2"]], {}, {"null": "a", "a: b": {"c": "\n"}}],
+        *[
+            0,
+            -3,
+            1e-5,
+            1e22,
+            0.1,
+            float("inf"),
+            True,
+            None,
+            [],
+            ["a, b", [1, "2"]],
+            {},
+            {"null": "a", "a: b": {"c": "\n"}},
+        ],
     ],
 )
 def test_what_is_written_is_read_back(value: object) -> None:

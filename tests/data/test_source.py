@@ -39,6 +39,7 @@ def source_of(rows):
             micro_batches=micro_batches,
             sharding=sharding or on_mesh(1),
             prefetch=prefetch,
+            segmented=True,
             rows_per_epoch=len(rows),
             fingerprint=fingerprint,
         )
@@ -177,3 +178,13 @@ def test_batch_that_the_mesh_does_not_divide(rows, source_of, batch_size, micro_
         source_of(batch_size=batch_size, micro_batches=micro_batches, sharding=on_mesh(8))
     with pytest.raises(UserError, match="eval.batch_size=12"):
         next(eval_batches(rows, 12, on_mesh(8, dims=2)))
+
+
+def test_rows_that_are_one_text_carry_no_segments(make_store):
+    """So that attention needs no mask; the pairs are the same ones."""
+    store = make_store([30, 50, 40])
+    sharding = on_mesh(1, dims=2)
+    isolated, joined = (next(eval_batches(PackedRows(store, T, "concat", on), 2, sharding)) for on in (True, False))
+    assert joined.segments_BT is None
+    assert isolated.segments_BT is not None
+    np.testing.assert_array_equal(joined.inputs_BT, isolated.inputs_BT)

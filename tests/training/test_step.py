@@ -61,9 +61,7 @@ def test_objective_and_gradient_by_hand_with_ragged_counts() -> None:
 
 
 def test_what_is_fixed_is_read_and_neither_moved_nor_donated() -> None:
-    after, metrics, before = run(
-        {"square": 1.0, "marked": 1.0}, {"policy": {"a": 3.0}}, {"policy": {"b": 5.0}}, BATCH
-    )
+    after, metrics, before = run({"square": 1.0, "marked": 1.0}, {"policy": {"a": 3.0}}, {"policy": {"b": 5.0}}, BATCH)
     assert metrics["loss"] == pytest.approx(7.5 * 9 + 8 * 5 / 3)
     assert after.fixed is before.fixed
     assert float(before.fixed["policy"]["b"]) == 5.0  # still there: a donated array would raise
