@@ -87,10 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; nothing that a user types ends in a traceback."""
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        code = _dispatch(argv)
+        try:
+            code = _dispatch(argv)
+        except SystemExit as end:  # argparse: --help, --version, wrong usage
+            code = end.code if isinstance(end.code, int) else 0
         sys.stdout.flush()
-    except SystemExit as end:  # argparse: --help, --version, wrong usage
-        return end.code if isinstance(end.code, int) else 0
+        return code
     except JaxrlError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -104,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: this is a bug in jaxrl_llm {__version__}; please report it with the lines above "
               "and what `jaxrl-llm env` prints", file=sys.stderr)  # fmt: skip
         return 1
-    return code
 
 
 def _dispatch(argv: Sequence[str]) -> int:

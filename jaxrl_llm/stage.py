@@ -19,8 +19,9 @@ from jaxrl_llm.data.source import DataSource, eval_batches
 from jaxrl_llm.data.tokenizers import Tokenizer, make_tokenizer
 from jaxrl_llm.errors import Preempted, UserError
 from jaxrl_llm.evals.perplexity import make_scorer, perplexity
+from jaxrl_llm.parallel import runtime
 from jaxrl_llm.parallel.chips import describe_devices, device_memory, peak_flops
-from jaxrl_llm.parallel.distributed import is_main, join, main_first
+from jaxrl_llm.parallel.distributed import is_main, main_first
 from jaxrl_llm.report import write_report
 from jaxrl_llm.rollout.sampler import make_sampler
 from jaxrl_llm.training.checkpoint import Checkpoints
@@ -39,7 +40,7 @@ SAMPLE_TOKENS = 200  # of text written at the end of a run
 
 def train(path: str, overrides: Sequence[str] = ()) -> Path:
     """Run the stage that a config describes, or what is left of it; returns its run directory."""
-    join()
+    runtime.start()
     resolved = resolve(path, overrides)
     config, workdir = resolved.config, Path(resolved.config.workdir)
     initial = find_run(config.init_from) if config.init_from else None
@@ -204,7 +205,11 @@ def headline(config: Config, parts: Assembly, resumed: int | None) -> str:
     shape = " x ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items() if size > 1)
     devices = describe_devices(list(parts.mesh.devices.flat)) + (f" ({shape})" if shape else "")
     text = f"{config.algo.kind}: {parts.n_params:,} parameters on {devices} -> {config.workdir}"
-    return text if resumed is None else f"{text}\nresuming from step {resumed} of {config.training.steps}"
+    if resumed is None:
+        return text
+    if resumed >= config.training.steps:
+        return f"{text}\nstep {resumed} is done: nothing is left to do; training.steps={2 * resumed} would go on"
+    return f"{text}\nresuming from step {resumed} of {config.training.steps}"
 
 
 def facts(parts: Assembly) -> dict[str, int | str]:

@@ -42,7 +42,7 @@ class Tokens:
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes, and what it must not.  `params` and `fixed` map roles to trees; together they are whole."""
+    """All that a step changes, and what it must not.  `params` and `fixed` map roles to trees, whole together."""
 
     step: Array  # int32 scalar: updates done
     params: Params  # what is trained: float32 master weights by role

@@ -118,6 +118,6 @@ def open_model(path: str | Path, mesh: MeshConfig | None = None) -> Opened:
 
 
 def restore_weights(run: SavedRun, models: Mapping[str, Model], mesh: Mesh) -> Params:
-    """The checkpoint's weights of these roles, straight into their sharding on this mesh, whatever it was saved from."""
+    """The checkpoint's weights of these roles, straight into their sharding on this mesh."""
     template = {role: weights_template(model.specs, mesh) for role, model in models.items()}
     return run.checkpoints.restore_item(run.step, "params", template)

@@ -1,6 +1,7 @@
 """The layers of a config: the files that one `extends`, the command line, and how a later one is laid on an earlier."""
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +30,9 @@ def find_config(name: str | Path, folder: Path | None = None) -> Path:
     path = (folder or Path()) / name
     inside = packaged_configs() / Path(name).as_posix().removeprefix("configs/")
     for candidate in (path, _with_yaml(path), inside, _with_yaml(inside)):
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # unlike Path.is_file, False where one may not look
             return candidate
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"{shown(path)}: is a folder\n  mend: name a YAML file, e.g. {shown(path / 'config.yaml')}")
     known = [str(file.relative_to(packaged_configs()).with_suffix("")) for file in packaged_configs().rglob("*.yaml")]
     beside = [str(file) for pattern in ("*.yaml", "*.yml") for file in path.parent.glob(pattern)]

@@ -44,10 +44,9 @@ def build(root: type[T], layers: Sequence[Node], presets: Presets) -> tuple[T, N
         # JSON is where strict types still allow a list for a tuple and a mapping for a dataclass
         made = _adapter(root).validate_json(json.dumps(tree.plain()))
     except ValidationError as error:
-        told = {problem.path for problem in problems} | {problem.path[:-1] for problem in problems}
-        problems += [problem for problem in _translate(error, tree) if problem.path not in told]
+        problems += _translate(error, tree)
         refuse(problems, merged)
-        raise
+        raise  # not reached: there is a problem
     refuse(problems, merged)
     return made, tree
 

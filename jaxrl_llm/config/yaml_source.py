@@ -119,7 +119,7 @@ def read_yaml(path: Path) -> Node:
     """The mapping that a YAML file holds.  Refuses all else, duplicate keys and broken syntax, with file:line."""
     name = shown(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{name}:{line}: is not UTF-8 text (byte {error.start})\n  mend: save it as UTF-8") from None

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -166,7 +167,14 @@ _tokenizer: Tokenizer  # of a process of `_encode`
 def _start_worker(tokenizer: dict[str, Any]) -> None:
     global _tokenizer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()  # or a killed parent leaves this one forever
     _tokenizer = tokenizer_from_json(tokenizer)
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _work(texts: list[str]) -> Encoded:

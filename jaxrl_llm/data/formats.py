@@ -109,7 +109,7 @@ def read_tfds(builder: Any, config: CorpusConfig, on_read: OnRead) -> Iterator[D
     name = builder.info.full_name
     split = builder.info.splits[config.split]
     try:
-        _check_field(list(builder.info.features), config.field, name)
+        _check_field(sorted(builder.info.features), config.field, name)
         source = builder.as_data_source(config.split)
         for index in range(len(source)):
             origin = f"{name}/{config.split}#{index}"

@@ -162,7 +162,7 @@ def _tfds_input(where: str, config: CorpusConfig) -> Input:
         split = builder.info.splits[config.split]
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{name} has no split {config.split!r}; there is: {', '.join(builder.info.splits)}\n"
+            f"{name} has no split {config.split!r}; there is: {', '.join(sorted(builder.info.splits))}\n"
             "  mend: set `split` to one of these"
         ) from error
     files = [Path(file) for file in split.filepaths]

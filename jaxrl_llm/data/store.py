@@ -72,11 +72,11 @@ class TokenStore:
             UserError: the shard is damaged.
         """
         begin = int(self.document_starts[document]) + start
-        if start < 0 or length < 0 or begin + length > self.document_starts[document + 1]:
+        if start < 0 or length < 1 or begin + length > self.document_starts[document + 1]:
             raise IndexError(f"document {document} has no tokens {start} .. {start + length - 1}")
         shard = bisect_right(self._shard_starts, begin) - 1
         first, offset = divmod(begin - self._shard_starts[shard], BLOCK)
-        last = first + max(offset + length - 1, 0) // BLOCK
+        last = first + (offset + length - 1) // BLOCK
         if first == last:
             return self._block(shard, first)[offset : offset + length].astype(np.int32)
         tokens = np.concatenate([self._block(shard, index) for index in range(first, last + 1)])

@@ -128,7 +128,7 @@ class SentencePieceTokenizer:
 
     def _encode(self, text: str) -> list[int]:
         try:
-            return [i for part in self._slices(text) for i in self._pieces.EncodeAsIds(part)]
+            return [i for part in self._slices(text) for i in self._pieces.EncodeAsIds(part.encode())]
         except UnicodeEncodeError as error:
             raise _not_unicode(error) from error
 

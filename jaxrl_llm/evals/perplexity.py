@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
 
 from jaxrl_llm.types import Mean, Model, Params, Tokens
 
@@ -28,7 +27,7 @@ def perplexity(
     bytes_per_token is that of the whole text: UTF-8 bytes of the source over targets (end tokens included), so that
     bits per byte compares models with different tokenizers.
     """
-    scores: list[tuple[Array, Array]] = [scorer(params, batch) for batch in batches]
+    scores = [jax.device_get(scorer(params, batch)) for batch in batches]  # one at a time: a set may be large
     total = math.fsum(float(nll) for nll, _ in scores)
     count = math.fsum(float(n) for _, n in scores)
     loss = total / max(count, 1.0)

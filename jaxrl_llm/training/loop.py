@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jax import Array
 
+from jaxrl_llm.parallel.runtime import in_turn
 from jaxrl_llm.training.step import Step
 from jaxrl_llm.types import Source, TrainState
 
@@ -12,13 +13,14 @@ Hook = Callable[[int, TrainState, Mapping[str, Array], Mapping[str, float]], Non
 
 
 def fit(state: TrainState, step: Step, source: Source, total_steps: int, hooks: Sequence[Hook]) -> TrainState:
-    """Steps until `total_steps` updates are done.  Nothing here waits for a device: hooks do, when they must.
+    """Steps until `total_steps` updates are done.  Nothing here waits for a real device: hooks do, when they must.
 
     Hooks are called in order after every step with the step's number, from 1; one ends the loop early by raising.
     """
     for number in range(int(state.step) + 1, total_steps + 1):
         batch, source_metrics = source.next(state)
         state, metrics = step(state, batch)
+        in_turn(metrics)
         source.observe(metrics)
         for hook in hooks:
             hook(number, state, metrics, source_metrics)

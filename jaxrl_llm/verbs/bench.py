@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from jaxrl_llm.errors import UserError
+from jaxrl_llm.verbs import add_config
 
 if TYPE_CHECKING:
     from jaxrl_llm.config import Config
@@ -18,8 +19,7 @@ HELP = "measure a training step: tokens/s, TFLOP/s, share of peak, memory, compi
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     parser.add_argument("what", choices=("train", "loop"), help="train: the step; loop: the host's own time around it")
-    parser.add_argument("config", help="a config, as for `train`")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="e.g. model.preset=150m training.batch_size=16")
+    add_config(parser)
     parser.add_argument("--steps", type=int, default=10, help="steps that are timed (default 10)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before them (default 2)")
 
@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--steps and --warmup must be at least 1")
     began = time.perf_counter()
     from jaxrl_llm.config import resolve
+    from jaxrl_llm.parallel import runtime
 
+    runtime.start()
     config = resolve(args.config, args.overrides).config
     rows = (
         bench_train(config, args.steps, args.warmup, began) if args.what == "train" else bench_loop(config, args.steps)

@@ -38,8 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if out is not None and out.exists():
         raise UserError(f"--out {out}: is there already, and shall not be overwritten")
 
+    from jaxrl_llm.parallel import runtime
     from jaxrl_llm.workdir import open_model
 
+    runtime.start()
     rows = sample(open_model(args.model), prompts, args)
     if out is None:
         for row in rows:

@@ -2,15 +2,14 @@
 
 import argparse
 
+from jaxrl_llm.verbs import add_config
+
 HELP = "run one stage of training, chosen by algo.kind"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument(
-        "config", help="a YAML file, or a name of the packaged configs such as pretrain/shakespeare_char"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="config keys to replace")
+    add_config(parser)
     parser.epilog = "The same command continues a run that was stopped.  Ctrl-C saves and exits with 42."
 
 

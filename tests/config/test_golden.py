@@ -1,6 +1,6 @@
 """Every packaged config, flattened and checked in, so that a change of a default shows in the configs that it changes.
 
-Write them anew with `python tests/config/test_golden.py`, and read the difference before committing it.
+Write them anew with `python -m tests.config.test_golden`, and read the difference before committing it.
 """
 
 from pathlib import Path
@@ -26,8 +26,8 @@ def flat(name: str) -> str:
 @pytest.mark.parametrize("name", NAMES)
 def test_config_is_as_recorded(name: str) -> None:
     recorded = GOLDEN / f"{name}.txt"
-    assert recorded.is_file(), f"{recorded} is missing: python tests/config/test_golden.py writes it"
-    assert flat(name) == recorded.read_text(encoding="utf-8"), "python tests/config/test_golden.py records the change"
+    assert recorded.is_file(), f"{recorded} is missing: python -m tests.config.test_golden writes it"
+    assert flat(name) == recorded.read_text(encoding="utf-8"), "python -m tests.config.test_golden records the change"
 
 
 def test_nothing_is_recorded_of_configs_that_are_gone() -> None:

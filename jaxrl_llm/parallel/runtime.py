@@ -1,0 +1,40 @@
+"""JAX made ready for a program of ours: the compilation cache, quiet libraries, and the other processes joined."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxrl_llm.parallel.distributed import join
+
+
+def start() -> None:
+    """To be called once, before anything else of jax.
+
+    Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/jaxrl_llm/compiled (~/.cache), so
+    that the second start of a run compiles nothing.
+
+    Raises:
+        UserError: see `distributed.join`.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every save
+    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR sets it
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "compiled"))
+    join()
+
+
+def in_turn(results: Any) -> None:
+    """Wait for the results where one machine's threads play several devices.
+
+    Two programs in flight there can take each other's threads and wait for ever in their collectives; real devices have
+    queues of their own, and nothing is waited for.
+    """
+    if jax.default_backend() == "cpu" and jax.device_count() > 1:
+        jax.block_until_ready(results)
+
+
+def cache_home() -> Path:
+    """Where what can be made again is kept: $XDG_CACHE_HOME/jaxrl_llm, else ~/.cache/jaxrl_llm."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl_llm"

@@ -1,0 +1,41 @@
+"""Two processes of four devices train the run that one process of eight trains."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.launcher import finish, jaxrl, rows, start, write_config
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def on_two_processes(*args: str) -> list[str]:
+    env = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    processes = [start(args, devices=4, **env, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    return [finish(process) for process in processes]
+
+
+def test_two_processes_equal_one_and_each_opens_what_the_other_saved(tmp_path: Path) -> None:
+    mesh = ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2", "training.micro_batches=2"]
+    one, two = write_config(tmp_path, "one"), write_config(tmp_path, "two")
+    jaxrl("train", one, *mesh, devices=8)
+    outputs = on_two_processes("train", str(two), *mesh, "training.steps=12")
+    assert "step 12/12" in outputs[0]
+    assert "step" not in outputs[1]  # process 0 speaks for all
+    jaxrl("train", two, *mesh, devices=8)  # what two saved, one continues
+    for split in ("train", "validation"):
+        ours, theirs = (rows(tmp_path / name, split) for name in ("two", "one"))
+        for a, b in zip(ours, theirs, strict=split == "train"):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_variables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    assert "not JAX_NUM_PROCESSES, JAX_PROCESS_ID" in jaxrl("train", config, code=2, JAX_COORDINATOR_ADDRESS="x:1")
+    bad = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "2"}
+    assert "0 <= ID < NUM" in jaxrl("train", config, code=2, **bad)
