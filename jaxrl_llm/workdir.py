@@ -23,8 +23,8 @@ FREE = ("workdir", "mesh", "compute", "eval", "checkpoint", "logging", "training
 FREE_DATA = ("data.cache_dir", "data.workers", "data.prefetch")
 
 
-def claim(workdir: Path, resolved: Resolved) -> bool:
-    """Make a run directory ours and write its config.yaml; True when a run is there to be continued.
+def claim(workdir: Path, resolved: Resolved) -> None:
+    """Make a run directory ours and write its config.yaml, or find the run there that is to be continued.
 
     Raises:
         UserError: it cannot be written, is something else's, or holds the run of another config.
@@ -39,13 +39,11 @@ def claim(workdir: Path, resolved: Resolved) -> bool:
                 f"{workdir} holds files but no run ({CONFIG} is not there), and nothing there shall be overwritten\n"
                 "  mend: choose another workdir"
             )
-        continues = saved.is_file()
         save(resolved, saved)
     except OSError as error:
         raise UserError(
             f"the run directory {workdir} cannot be written: {error.strerror}\n  mend: workdir=FOLDER"
         ) from error
-    return continues
 
 
 def refuse_other_run(workdir: Path, before: Config, now: Config) -> None:

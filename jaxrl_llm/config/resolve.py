@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxrl_llm.config.checks import check
+from jaxrl_llm.config.inherit import inherited
 from jaxrl_llm.config.layers import file_layers, find_config, parse_overrides
 from jaxrl_llm.config.problems import refuse
 from jaxrl_llm.config.root import PRESET_TABLES, Config
@@ -19,7 +20,9 @@ class Resolved:
 
     config: Config
     source: str  # the file it was asked for by
-    provenance: Mapping[str, str]  # dotted key -> "file:line", "preset NAME" or "command line"; the others are defaults
+    provenance: Mapping[
+        str, str
+    ]  # dotted key -> "file:line", "preset NAME", "init_from RUN" or "command line"; the others are defaults
 
 
 def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
@@ -32,7 +35,8 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     layers = [node for _, node in file_layers(source)]
     if overrides:
         layers.append(replace(parse_overrides(overrides), origin=layers[-1].origin))
-    config, tree = build(Config, layers, PRESET_TABLES)
+    from_run = inherited(layers)
+    config, tree = build(Config, [from_run, *layers] if from_run else layers, PRESET_TABLES)
     refuse(check(config), tree)
     return Resolved(config, shown(source), leaf_origins(tree))
 

@@ -37,7 +37,7 @@ class CorpusConfig:
     field: str = "text"
     """The column that holds the text (jsonl, parquet, tfds, array_record of JSON)."""
     separator: str | None = None
-    """In text files: the string between two documents; null makes each file one document."""
+    """In text files: the string between two documents, dropped with the line breaks around it; null: a file is one."""
     split: str = "train"
     """The split of a TFDS data set."""
     holdout: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -89,7 +89,7 @@ class TokenStore:
                 return meta
         except FileNotFoundError:
             raise UserError(f"{self.path}: not a finished token store (it has no {META}){self._mend()}") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{self.path / META}: unreadable: {error}{self._mend()}") from error
         raise UserError(f"{self.path}: made by version {meta['version']} of the store, not {VERSION}{self._mend()}")
 
@@ -97,7 +97,7 @@ class TokenStore:
         file = self.path / "documents.npy"
         try:
             starts = np.load(file, mmap_mode="r").view(np.ndarray)  # slicing np.memmap itself costs microseconds
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"{file}: missing or damaged: {error}{self._mend()}") from error
         if len(starts) != self.n_documents + 1 or starts[-1] != self.n_tokens:
             raise UserError(f"{file}: does not belong to {META} beside it{self._mend()}")

@@ -222,7 +222,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
     """Texts cut into samples.  (One cut word in a thousand characters does not matter.)"""
     for text in texts:
         for begin in range(0, len(text), SENTENCE):
-            yield text[begin : begin + SENTENCE].replace("\0", " ")  # the trainer refuses NUL
+            yield text[begin : begin + SENTENCE]
 
 
 def _sample(items: Iterator[str], size: int) -> list[str]:

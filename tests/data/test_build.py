@@ -2,12 +2,14 @@
 
 import fcntl
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -104,10 +106,10 @@ def test_an_interrupted_build_continues_to_the_same_bytes(
                 make(corpus, tmp_path / "parts")
         with pytest.raises(UserError, match="not a finished token store"):
             TokenStore(tmp_path / "parts" / whole.fingerprint)
-    encoded = []
-    monkeypatch.setattr(BytesTokenizer, "encode", lambda self, text: encoded.append(text) or list(text.encode()))
+    encode = Mock(wraps=BytesTokenizer().encode)
+    monkeypatch.setattr(BytesTokenizer, "encode", encode)
     assert contents(make(corpus, tmp_path / "parts")) == contents(whole)
-    assert len(encoded) < whole.n_documents  # the finished shards were not made again
+    assert 0 < encode.call_count < whole.n_documents  # the finished shards were not made again
 
 
 def test_ctrl_c_keeps_the_finished_shards_and_says_so(
@@ -118,7 +120,9 @@ def test_ctrl_c_keeps_the_finished_shards_and_says_so(
         make(corpus, tmp_path / "cache")
 
 
-def test_a_finished_store_is_not_built_again(corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_store_is_not_built_again(
+    corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = make(corpus, tmp_path / "cache")
     monkeypatch.setattr(build, "read_documents", stop_after(0, AssertionError("read again")))
     assert make(corpus, tmp_path / "cache").fingerprint == first.fingerprint
@@ -149,11 +153,11 @@ def test_the_fingerprint_is_of_content_and_reading(corpus: CorpusConfig, tmp_pat
 
 
 def test_two_builders_at_once_build_once(corpus: CorpusConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads = []
-    monkeypatch.setattr(build, "read_documents", lambda *args: reads.append(1) or read_documents(*args))
+    read = Mock(wraps=read_documents)
+    monkeypatch.setattr(build, "read_documents", read)
     with ThreadPoolExecutor(4) as threads:
         stores = list(threads.map(lambda _: make(corpus, tmp_path / "cache"), range(4)))
-    assert len(reads) == 1
+    assert read.call_count == 1
     assert contents(stores[0]) == contents(make(corpus, tmp_path / "alone"))
 
 
@@ -185,6 +189,26 @@ def test_a_dead_worker_is_no_traceback(corpus: CorpusConfig, tmp_path: Path, mon
     monkeypatch.setattr(BytesTokenizer, "to_json", lambda self: {})  # the worker cannot start
     with pytest.raises(UserError, match="a process that tokenised died"):
         make(corpus, tmp_path / "cache", workers=1)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        """
+import multiprocessing, os
+from concurrent.futures import ProcessPoolExecutor
+from jaxrl_llm.data import build
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(1, context, build._start_worker, ({"kind": "bytes"},))
+    print(pool.submit(len, "abc").result(), flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(build.__file__).parents[2])}
+    # Returns once nobody holds the pipe any more, the worker included.
+    ended = subprocess.run([sys.executable, script], env=environment, capture_output=True, timeout=30)
+    assert (ended.returncode, ended.stdout) == (-9, b"3\n")
 
 
 def test_a_corpus_of_white_space_is_refused(tmp_path: Path) -> None:

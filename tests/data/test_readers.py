@@ -144,7 +144,7 @@ BAD = {
     "no gzip": (raw("a.jsonl.gz", ROW), r"a\.jsonl\.gz: not a whole gzip file"),
     "cut gzip": (raw("a.jsonl.gz", gzip.compress(ROW * 9)[:-9]), r"a\.jsonl\.gz: not a whole gzip file"),
     "no parquet": (raw("a.parquet", b"hello" * 99), r"a\.parquet: cannot be read as parquet"),
-    "no column": (lambda d: write_parquet(d / "a.parquet", id=[1], b=["x"]), r"a\.parquet: no field 'text'; there is: id, b"),
+    "no column": (lambda d: write_parquet(d / "a.parquet", id=[1]), r"a\.parquet: no field 'text'; there is: id\n"),
     "parquet null": (lambda d: write_parquet(d / "a.parquet", text=["a", None]), r"a\.parquet#1: .*no string but null"),
     "no ArrayRecord": (raw("a.array_record", b"hello" * 99), r"a\.array_record: no ArrayRecord file"),
     "bytes": (lambda d: write_records(d / "a.array_record", [b"ok", b"\xff"]), r"a\.array_record#1: byte 0 "),
@@ -157,6 +157,12 @@ def test_a_bad_file_is_named_with_its_place(tmp_path: Path, case: str) -> None:
     path = write(tmp_path)
     with pytest.raises(UserError, match=message):
         texts(path)
+
+
+def test_the_place_of_a_bad_byte_is_in_the_file_not_in_its_document(tmp_path: Path) -> None:
+    path = raw("a.txt", b"ab--\ncd--\n\nef\xff")(tmp_path)
+    with pytest.raises(UserError, match=r"a\.txt: byte 13 "):
+        texts(path, separator="--")
 
 
 def test_a_real_file_that_is_not_utf_8_is_named(shared_data: Path) -> None:
@@ -178,7 +184,9 @@ def test_paths(tmp_path: Path) -> None:
     assert [document.text for document in read_documents(both)] == ["b.txt", "a.txt"]
 
 
-@pytest.mark.parametrize(("name", "message"), [("no.txt", "no such file"), ("*.nope", "no file matches"), ("", "an empty directory")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("no.txt", "no such file"), ("*.nope", "no file matches"), ("", "an empty directory")]
+)
 def test_no_file_is_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         expand(str(tmp_path / name))
@@ -267,7 +275,9 @@ def test_bad_tfds_names_are_refused(tfds_directory: Path, path: str, config: dic
 def test_tfds_stored_for_tensorflow_is_refused_by_name(tfds_directory: Path, tmp_path: Path) -> None:
     for file in tfds_directory.glob("*.json"):
         (tmp_path / file.name).write_text(file.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(UserError, match=r"my_text/1.0.0 .*is stored as tfrecord, which takes TensorFlow to read\n  mend: "):
+    with pytest.raises(
+        UserError, match=r"my_text/1.0.0 .*is stored as tfrecord, which takes TensorFlow to read\n  mend: "
+    ):
         texts(f"tfds:{tmp_path}")
 
 

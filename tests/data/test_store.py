@@ -84,12 +84,29 @@ def test_large_vocabularies_take_32_bits(tmp_path: Path) -> None:
     assert TokenStore(tmp_path).read(0, 0, 2).tolist() == [70_000, 128_000]
 
 
+def read_all(path: Path) -> None:
+    store = TokenStore(path)
+    for number, length in enumerate(LENGTHS):
+        store.read(number, 0, length)
+
+
+def test_a_shard_that_ends_with_a_block(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path, np.dtype("uint16"), shard_tokens=BLOCK)
+    writer.add(encoded([np.arange(BLOCK), np.arange(BLOCK) + 1]))
+    writer.finish("print", {})
+    assert len(list(tmp_path.glob("*.array_record"))) == 2
+    np.testing.assert_array_equal(TokenStore(tmp_path).read(1, 0, BLOCK), np.arange(BLOCK) + 1)
+
+
 def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:70_000])
 
 
 def edit(**values: object) -> Callable[[Path], None]:
-    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | values)) and None
+    def replace(file: Path) -> None:
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return replace
 
 
 def flip_bytes(file: Path) -> None:
@@ -106,8 +123,10 @@ def flip_bytes(file: Path) -> None:
         ("shard-00000.array_record", flip_bytes, "damaged"),
         ("documents.npy", Path.unlink, "missing or damaged"),
         ("documents.npy", lambda file: file.write_bytes(b"x" * 200), "missing or damaged"),
+        ("documents.npy", lambda file: file.write_bytes(b""), "missing or damaged"),
         ("documents.npy", lambda file: np.save(file, np.arange(3)), "does not belong to meta.json"),
         ("meta.json", lambda file: file.write_text("{"), "unreadable"),
+        ("meta.json", lambda file: file.write_text("[]"), "unreadable"),
         ("meta.json", edit(version=99), "version 99"),
         ("meta.json", Path.unlink, "not a finished token store"),
     ],
@@ -117,9 +136,7 @@ def test_damage_names_the_file_and_the_mend(
 ) -> None:
     damage(path / file)
     with pytest.raises(UserError, match=message) as caught:
-        store = TokenStore(path)
-        for number, length in enumerate(LENGTHS):
-            store.read(number, 0, length)
+        read_all(path)
     assert f"rm -r {path}" in str(caught.value)
     assert file in str(caught.value) or "version" in message
 

@@ -3,6 +3,7 @@
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -21,7 +22,7 @@ from jaxrl_llm.tasks import corpus
 
 TEXTS = [
     *corpus(300, seed=0),
-    "Die Größe der Änderung übertrifft die Straße um 1234 Meter.\n\n    § 1 Geltungsbereich\n" * 20,
+    "Die Größe der Änderung übertrifft die Straße um 1234 Meter.\n\n    § 1 Geltungsbereich\n" * 100,
     "你好，世界。人工智能正在学习语言。\n" * 20,
 ]
 AWKWARD = [
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, SentencePiece
     return {kind: train_sentencepiece(TEXTS, 500, out / f"{kind}.model", kind) for kind in ("bpe", "unigram")}
 
 
-def model_bytes(**options: object) -> bytes:
+def model_bytes(**options: Any) -> bytes:
     """A tiny model trained with SentencePiece's own defaults but for `options`."""
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
@@ -110,7 +111,7 @@ def test_training_learns_pieces_and_keeps_digits_apart(kind: str, trained: dict[
     tokenizer = trained[kind]
     text = TEXTS[0]
     assert len(tokenizer.encode(text)) < 0.7 * len(text)
-    assert len(tokenizer.encode("2024")) == 4
+    assert len(tokenizer.encode("1234")) == 4
     assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id) == (500, 1, 2, 3)
 
 

@@ -1,0 +1,63 @@
+"""Stories and the corpus: grammatical slots, many of them, and half of the corpus each."""
+
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxrl_llm
+from jaxrl_llm.tasks import corpus
+from jaxrl_llm.tasks.arithmetic import split_of
+from jaxrl_llm.tasks.stories import BOYS, GIRLS, story
+
+
+def stories(n: int) -> list[str]:
+    rng = random.Random(0)
+    return [story(rng) for _ in range(n)]
+
+
+def test_stories_are_many_and_their_words_several_hundred() -> None:
+    several = stories(3000)
+    assert len(set(several)) > 2990
+    words = set(re.findall(r"[a-z]+", " ".join(several).lower()))
+    assert 350 < len(words) < 1000
+
+
+def test_every_slot_is_filled_and_every_sentence_well_formed() -> None:
+    for text in stories(1000):
+        assert not re.search(r"[{}|=]", text)
+        assert re.fullmatch(r"[^\n]+[.]\n[^\n]+[.]", text)
+        for sentence in re.split(r'(?<=[.])"? ', text.replace("\n", " ")):
+            assert re.match(r'"?[A-Z]', sentence), sentence
+        assert not re.search(r"\b[Aa] [aeiou]|\b[Aa]n [^aeiou]", text), text
+
+
+def test_a_story_has_two_people_and_their_pronouns_agree() -> None:
+    for text in stories(1000):
+        names = set(re.findall(r"\b(?:" + "|".join(GIRLS + BOYS) + r")\b", text))
+        assert len(names) == 2
+        if names <= set(GIRLS):
+            assert not re.search(r"\b(he|him|his)\b", text, re.IGNORECASE)
+        if names <= set(BOYS):
+            assert not re.search(r"\b(she|her)\b", text, re.IGNORECASE)
+
+
+def test_the_corpus_is_half_stories_and_half_training_problems() -> None:
+    documents = list(corpus(2000, seed=5))
+    assert documents == list(corpus(2000, seed=5)) != list(corpus(2000, seed=6))
+    solved = [text for text in documents if text.startswith("Question: ")]
+    assert 0.45 < len(solved) / len(documents) < 0.55
+    for text in solved:
+        question, answer = text.removeprefix("Question: ").split("\nAnswer: ")
+        assert split_of(tuple(map(int, re.findall(r"\d+", question)))) == "train"
+        assert re.search(r"\n#### \d+$", answer)
+    assert {text.count("<<") for text in solved} == {1, 2, 3}
+
+
+def test_tasks_need_the_standard_library_alone() -> None:
+    code = "import sys; known = set(sys.modules); import jaxrl_llm.tasks; print(*(set(sys.modules) - known))"
+    root = Path(jaxrl_llm.__file__).parents[1]
+    names = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    foreign = {name.split(".")[0] for name in names.split()} - set(sys.stdlib_module_names)
+    assert foreign == {"jaxrl_llm"}
