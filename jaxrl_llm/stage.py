@@ -15,7 +15,7 @@ from jaxrl_llm.config import Config, Resolved, resolve
 from jaxrl_llm.data.build import build_store
 from jaxrl_llm.data.corpora import SINGLE, open_corpora, open_holdouts, training_source
 from jaxrl_llm.data.rows import PackedRows
-from jaxrl_llm.data.source import DataSource, eval_batches
+from jaxrl_llm.data.source import DataSource, check_batch, eval_batches
 from jaxrl_llm.data.tokenizers import Tokenizer, make_tokenizer
 from jaxrl_llm.errors import Preempted, UserError
 from jaxrl_llm.evals.perplexity import make_scorer, perplexity
@@ -106,6 +106,7 @@ def make_evaluation(config: Config, parts: Assembly, tokenizer: Tokenizer) -> Ev
     sets = {name: PackedRows(store, data.length, "concat", data.isolate_documents) for name, store in stores.items()}
     scorer = make_scorer(parts.models["policy"])
     size = config.eval.batch_size or config.training.batch_size // config.training.micro_batches
+    check_batch("eval.batch_size", size, 1, parts.rows_sharding)
 
     def evaluate(params: Params) -> dict[str, dict[str, float]]:
         found = {}

@@ -60,7 +60,7 @@ class DataSource:
         rows_per_epoch: int,
         fingerprint: str,
     ) -> None:
-        _check_batch("training.batch_size", batch_size, micro_batches, sharding)
+        check_batch("training.batch_size", batch_size, micro_batches, sharding)
         self._rows, self._sharding, self._prefetch, self._segmented = rows, sharding, prefetch, segmented
         self._shape = (micro_batches, batch_size // micro_batches, length)
         self._batch_size, self._rows_per_epoch, self._fingerprint = batch_size, rows_per_epoch, fingerprint
@@ -119,7 +119,7 @@ def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> 
     Raises:
         UserError: the devices do not divide the batch.
     """
-    _check_batch("eval.batch_size", batch_size, 1, sharding)
+    check_batch("eval.batch_size", batch_size, 1, sharding)
     padding = Row(*(np.zeros_like(array) for array in rows[0]))
 
     def row(i: int) -> Row:
@@ -149,7 +149,7 @@ def _assemble(
     return tokens if segmented else dataclasses.replace(tokens, segments_BT=None)
 
 
-def _check_batch(name: str, batch_size: int, micro_batches: int, sharding: NamedSharding) -> None:
+def check_batch(name: str, batch_size: int, micro_batches: int, sharding: NamedSharding) -> None:
     """A UserError unless each micro-batch gives each group of devices along the batch's axes as many rows."""
     data, fsdp = (sharding.mesh.shape[axis] for axis in BATCH_AXES)
     if batch_size % (micro_batches * data * fsdp):

@@ -78,8 +78,8 @@ def check_finite(number: int, values: Mapping[str, float]) -> None:
     if wrong:
         raise Diverged(
             f"diverged: {' and '.join(wrong)} of step {number} is {values[wrong[0]]}; nothing more was saved\n"
-            "  mend: a smaller schedule.lr, a longer schedule.warmup or optim.clip=1.0, then start the same command "
-            "again: it continues from the last checkpoint"
+            "  mend: a smaller schedule.lr, a longer schedule.warmup or optim.clip=1.0, in a new workdir; "
+            "init_from=RUN/checkpoints/STEP starts from the last good step"
         )
     empty = [name.removeprefix(COUNT) for name, value in values.items() if name.startswith(COUNT) and value == 0]
     if empty:

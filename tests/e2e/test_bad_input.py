@@ -1,0 +1,104 @@
+"""What a user may mistype or feed: one message that says what, where and how to mend it; exit code 2."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jaxrl_llm.cli import main
+from tests.launcher import write_config
+
+Train = Callable[..., str]
+
+
+@pytest.fixture
+def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Train:
+    """refused("a.b=c", ...) -> the message of `train` with these overrides, which must leave no run directory."""
+    config = write_config(tmp_path)
+
+    def train(*overrides: str, code: int = 2) -> str:
+        assert main(["train", str(config), "mesh.data=8", *overrides]) == code
+        message = capsys.readouterr().err
+        assert message.startswith("error: ")
+        assert "Traceback" not in message
+        assert len(message.splitlines()) < 20
+        assert not (tmp_path / "run").exists()
+        return message
+
+    return train
+
+
+def test_unknown_and_mistyped_keys(refused: Train) -> None:
+    assert "did you mean training.steps" in refused("training.stpes=5")
+    assert "expected a whole number" in refused("training.steps=many")
+    assert "unknown kind 'adam'" in refused("optim.kind=adam")
+
+
+def test_files_missing_empty_or_undecodable(refused: Train, tmp_path: Path) -> None:
+    assert "nowhere.txt" in refused(f"data.path={tmp_path}/nowhere.txt")
+    (tmp_path / "empty.txt").touch()
+    assert "empty.txt" in refused(f"data.path={tmp_path}/empty.txt")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9" * 100)
+    assert "byte 3 (0xe9) is not UTF-8" in refused(f"data.path={tmp_path}/latin.txt")
+
+
+def test_a_bad_row_is_named_by_file_and_line(refused: Train, tmp_path: Path) -> None:
+    rows = [json.dumps({"text": "x" * 400})] * 9
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join([*rows, "{broken", *rows]))
+    assert f"{path}:10: not a JSON row" in refused(f"data.path={path}")
+    path.write_text("\n".join([*rows, '{"body": "y"}']))
+    message = refused(f"data.path={path}")
+    assert f"{path}:10" in message
+    assert "body" in message
+
+
+def test_a_corpus_shorter_than_a_batch(refused: Train, tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("much too short a text")
+    assert "shorter than one batch" in refused(f"data.path={tmp_path}/short.txt", "data.holdout=0")
+
+
+def test_meshes_that_divide_neither_devices_nor_batch_nor_model(refused: Train) -> None:
+    assert "does not match the 8 cpu device(s)" in refused("mesh.data=3", "mesh.fsdp=1")
+    assert "training.batch_size=12" in refused("training.batch_size=12")
+    assert "mesh.tensor=8 does not divide model.n_heads=4" in refused("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=8")
+    assert "eval.batch_size=3" in refused("eval.batch_size=3")
+
+
+def test_a_tokenizer_larger_than_the_model(refused: Train) -> None:
+    assert "mend: model.vocab_size=259 or more" in refused("model.vocab_size=200")
+
+
+def test_a_tokenizer_file_that_is_none(refused: Train, tmp_path: Path) -> None:
+    (tmp_path / "t.model").write_text("not a model")
+    message = refused("tokenizer.kind=sentencepiece", f"tokenizer.path={tmp_path}/t.model")
+    assert "not a SentencePiece model" in message
+
+
+def test_run_directories_that_cannot_be_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path)
+    occupied = tmp_path / "papers"
+    occupied.mkdir()
+    (occupied / "thesis.tex").write_text("precious")
+    assert main(["train", str(config), "mesh.data=8", f"workdir={occupied}"]) == 2
+    assert "nothing there shall be overwritten" in capsys.readouterr().err
+    assert [file.name for file in occupied.iterdir()] == ["thesis.tex"]
+    assert main(["train", str(config), "mesh.data=8", f"workdir={occupied}/thesis.tex/run"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_init_from_nothing(refused: Train, tmp_path: Path) -> None:
+    assert "no run" in refused(f"init_from={tmp_path}/nowhere")
+
+
+def test_generate_refuses_what_means_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in {
+        ("--n", "0"): "--n must be at least 1",
+        ("--temperature", "-1"): "--temperature must be 0 or more",
+        ("--top-p", "1.5"): "--top-p must lie in (0, 1]",
+        ("--prompts", f"{tmp_path}/none.txt"): "cannot be read",
+        (): "there is no run",
+    }.items():
+        assert main(["generate", str(tmp_path), *arguments]) == 2
+        assert message in capsys.readouterr().err
