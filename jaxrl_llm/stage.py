@@ -23,7 +23,8 @@ from jaxrl_llm.parallel import runtime
 from jaxrl_llm.parallel.chips import describe_devices, device_memory, peak_flops
 from jaxrl_llm.parallel.distributed import is_main, main_first
 from jaxrl_llm.report import write_report
-from jaxrl_llm.rollout.sampler import make_sampler
+from jaxrl_llm.rollout.sampler import Sampler
+from jaxrl_llm.rollout.sampling import SamplingConfig
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.console import Console
 from jaxrl_llm.training.hooks import CheckpointHook, EvalHook, LogHook, StopSignal
@@ -48,7 +49,7 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     parts = assemble(config)
     source = main_first(lambda: open_source(config, parts, tokenizer))
     evaluate = main_first(lambda: make_evaluation(config, parts, tokenizer))
-    main_first(lambda: is_main() and claim(workdir, resolved))
+    main_first(lambda: claim(workdir, resolved) if is_main() else None)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     try:
         state, resumed = start(config, parts, checkpoints, source, initial)
@@ -224,17 +225,17 @@ def facts(parts: Assembly) -> dict[str, int | str]:
 
 def write_sample(config: Config, parts: Assembly, state: TrainState, tokenizer: Tokenizer, console: Console) -> None:
     """A little of what the model now writes, to the console and to samples.jsonl."""
-    sampler = make_sampler(
+    sampler = Sampler(
         parts.models["policy"],
         parts.mesh,
-        eos_id=tokenizer.eos_id,
+        SamplingConfig(temperature=0.8),
+        stop_ids=[tokenizer.eos_id],
         context=config.model.context,
-        max_new_tokens=min(SAMPLE_TOKENS, config.model.context - 1),
-        temperature=0.8,
+        slots=1,
     )
-    step = int(state.step)
-    key = jax.random.fold_in(jax.random.key(config.seed), step)
-    text = tokenizer.decode(sampler(state.params["policy"], [[tokenizer.bos_id]], key)[0].tokens)
+    step, longest = int(state.step), min(SAMPLE_TOKENS, config.model.context - 1)
+    found, _ = sampler(state.params["policy"], [[tokenizer.bos_id]], max_new_tokens=longest, seed=config.seed + step)
+    text = tokenizer.decode(found[0][0].tokens)
     if is_main():
         append_sample(Path(config.workdir), step, "", text)
     console.note(f"--- a sample, temperature 0.8\n{text}\n---")

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, Protocol
 
 from flax import struct
 from jax import Array
+from pydantic import Field
+
+from jaxrl_llm.schema import schema
 
 Params = Any  # a pytree of arrays: the weights of one role, or of every role by name
 Json = dict[str, Any]
@@ -58,10 +61,20 @@ class Model:
     init: Callable[..., Params]  # init(key) -> params, float32, jitted into their sharding
     logits: Callable[..., Array]  # logits(params, tokens_BT, segments_BT=None, positions_BT=None) -> float32 [B, T, V]
     token_scores: Callable[..., "TokenScores"]  # token_scores(params, tokens: Tokens, temperature=1.0)
-    prefill: Callable[..., Any]  # prefill(params, tokens_BT, lengths_B, cache) -> logits_BV, cache
-    decode: Callable[..., Any]  # decode(params, tokens_B, cache) -> logits_BV, cache
-    empty_cache: Callable[..., Any]  # empty_cache(batch, length) -> KVCache
+    values: Callable[..., Array]  # of a scalar head: values(params, tokens_BT, as logits) -> float32 [B, T]
+    score: Callable[..., Array]  # of a scalar head: score(params, tokens_BT, lengths_B) -> [B], the last token's value
+    decoder: "Decoder"  # the same model as a writer
     flops_per_token: Callable[[int], float]  # model FLOPs of forward + backward for one token at row length T
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A language model as a writer, over an explicit KV cache."""
+
+    prepare: Callable[[Params], Params]  # params -> weights cast and laid out for writing; once a rollout
+    prefill: Callable[..., Any]  # prefill(weights, tokens_BT, lengths_B) -> logits_BV after each prompt, cache [B, T]
+    decode: Callable[..., Any]  # decode(weights, tokens_B, cache, active_B) -> logits_BV, cache one token longer
+    empty_cache: Callable[[int, int], Any]  # empty_cache(batch, length) -> KVCache
 
 
 class TokenScores(NamedTuple):
@@ -70,6 +83,18 @@ class TokenScores(NamedTuple):
     logp_BT: Array  # log-probability of the target token, nats
     entropy_BT: Array  # entropy of the predicted distribution, nats
     logz_BT: Array  # log of the softmax normaliser, for the z-loss
+
+
+@schema
+class ScoreScale:
+    """How a reward model's raw scores lie on its reference answers.  The model itself gives the raw score."""
+
+    bias: float = 0.0
+    """Added to a raw score, it makes the reference answers score 0 on average."""
+    mean: float = 0.0
+    """Of the raw scores of the reference answers."""
+    std: float = Field(default=1.0, gt=0.0)
+    """Their standard deviation."""
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ def splash(
 
         return jax.vmap(one_row)(q_BTHC, k_BTKC, v_BTKC, segments_BT)
 
-    heads = PartitionSpec(BATCH_AXES, None, "tensor", None)
-    rows = PartitionSpec(BATCH_AXES, None)
+    by_row = BATCH_AXES if n_batch % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None  # a lone prompt is whole
+    heads, rows = PartitionSpec(by_row, None, "tensor", None), PartitionSpec(by_row, None)
     return jax.shard_map(local, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)(
         q_BTHC, k_BTKC, v_BTKC, segments_BT
     )

@@ -1,18 +1,16 @@
 """`build_model`: from a LlamaConfig to the pure functions of one role."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.models.attention import ATTENTION, choose_attention
-from jaxrl_llm.models.cache import KVCache, attend_token, write_rows, write_token
 from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
+from jaxrl_llm.models.decoder import build_decoder
 from jaxrl_llm.models.heads import project, score_tokens_chunked
 from jaxrl_llm.models.layers import make_rope, rms_norm, rope_frequencies
-from jaxrl_llm.models.llama import Attend, LlamaConfig, block, flops_per_token, llama_specs, unstack
+from jaxrl_llm.models.llama import Head, LlamaConfig, block, cast, flops_per_token, llama_specs, unstack
 from jaxrl_llm.parallel.mesh import BATCH_AXES
 from jaxrl_llm.parallel.specs import ParamSpec, init_params, is_spec, partition_spec
 from jaxrl_llm.types import Model, Params, Tokens, TokenScores
@@ -24,9 +22,9 @@ REMAT = {
 }
 
 
-def build_model(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh) -> Model:
+def build_model(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, head: Head = "lm") -> Model:
     """The functions of one model.  All settings are baked in here; below are arrays only."""
-    specs = llama_specs(config)
+    specs = llama_specs(config, head)
     dtype = compute_dtype(compute)
     attention = ATTENTION[choose_attention(compute.attention, dtype, config.channels, mesh)]
     batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -40,7 +38,7 @@ def build_model(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh) -> Mode
         def one(spec: ParamSpec, w: Array) -> Array:
             axes = tuple(None if axis == "embed" else axis for axis in spec.axes)[-w.ndim :]
             target = NamedSharding(mesh, partition_spec(w.shape, axes, mesh))
-            return jax.lax.with_sharding_constraint(w.astype(dtype), target)
+            return jax.lax.with_sharding_constraint(cast(spec, w, dtype), target)
 
         return jax.tree.map(one, weight_specs, weights, is_leaf=is_spec)
 
@@ -86,53 +84,24 @@ def build_model(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh) -> Mode
         x_BTD = hidden(params, tokens.inputs_BT, tokens.segments_BT, tokens.positions_BT)
         return score_tokens_chunked(x_BTD, unembedding(params), tokens.targets_BT, temperature, compute.loss_chunks)
 
-    def empty_cache(batch: int, length: int) -> KVCache:
-        zeros = jnp.zeros((batch, length, config.n_kv_heads, config.channels), dtype)
-        rows = (zeros,) * config.n_layers
-        return KVCache(keys=rows, values=rows, lengths_B=jnp.zeros((batch,), jnp.int32))
+    def values(
+        params: Params, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None
+    ) -> Array:
+        x_BTD = hidden(params, tokens_BT, segments_BT, positions_BT)
+        return project(x_BTD, gather(params["score"], specs["score"]))[..., 0]
 
-    def through_cache(params: Params, x_BTD: Array, positions_BT: Array, cache: KVCache, prompt: bool) -> Any:
-        """The layers over a cache: a whole prompt into empty rows, or one token more for each row."""
-        rope = make_rope(positions_BT, frequencies)
-        keys, values = [], []
-        for i, w in enumerate(unstack(params["layers"], config.n_layers)):
-
-            def attend(q: Array, k: Array, v: Array, i: int = i) -> Array:
-                if prompt:
-                    keys.append(write_rows(cache.keys[i], k))
-                    values.append(write_rows(cache.values[i], v))
-                    return attention(q, k, v, None, config.sliding_window, mesh)
-                keys.append(write_token(cache.keys[i], k, cache.lengths_B))
-                values.append(write_token(cache.values[i], v, cache.lengths_B))
-                return attend_token(q, keys[i], values[i], cache.lengths_B, config.sliding_window)
-
-            x_BTD = block(config, gather(w, specs["layers"]), x_BTD, rope, attend)
-        return rms_norm(x_BTD, params["final_norm"], config.norm_eps), tuple(keys), tuple(values)
-
-    def prefill(params: Params, tokens_BT: Array, lengths_B: Array, cache: KVCache) -> tuple[Array, KVCache]:
-        """Prompts, filled from the left with lengths_B tokens each, into an empty cache; logits after them, [B, V]."""
-        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-        x_BTD, keys, values = through_cache(params, embed(params, tokens_BT), positions_BT, cache, prompt=True)
-        last_B1D = jnp.take_along_axis(x_BTD, (lengths_B - 1)[:, None, None], axis=1)
-        logits_BV = project(last_B1D, unembedding(params))[:, 0]
-        return logits_BV, KVCache(keys=keys, values=values, lengths_B=lengths_B)
-
-    def decode(params: Params, tokens_B: Array, cache: KVCache) -> tuple[Array, KVCache]:
-        """One token more in each row; logits after it, [B, V]."""
-        x_B1D = embed(params, tokens_B[:, None])
-        x_B1D, keys, values = through_cache(params, x_B1D, cache.lengths_B[:, None], cache, prompt=False)
-        logits_BV = project(x_B1D, unembedding(params))[:, 0]
-        return logits_BV, KVCache(keys=keys, values=values, lengths_B=cache.lengths_B + 1)
+    def score(params: Params, tokens_BT: Array, lengths_B: Array) -> Array:
+        return jnp.take_along_axis(values(params, tokens_BT), lengths_B[:, None] - 1, axis=1)[:, 0]
 
     return Model(
         specs=specs,
         init=lambda key: init_params(specs, key, mesh),
         logits=logits,
         token_scores=token_scores,
-        prefill=prefill,
-        decode=decode,
-        empty_cache=empty_cache,
-        flops_per_token=lambda length: flops_per_token(config, length),
+        values=values,
+        score=score,
+        decoder=build_decoder(config, compute, mesh),
+        flops_per_token=lambda length: flops_per_token(config, length, head),
     )
 
 
@@ -140,6 +109,3 @@ def _by_batch(x: Array, sharding: NamedSharding) -> Array:
     """Activations split by row over data and fsdp, where the rows divide (a single prompt to sample from does not)."""
     ways = sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"]
     return jax.lax.with_sharding_constraint(x, sharding) if x.shape[0] % ways == 0 else x
-
-
-__all__ = ["Attend", "build_model"]

@@ -19,11 +19,6 @@ class KVCache:
     lengths_B: Array  # int32: positions that are filled
 
 
-def write_rows(cache_BSKC: Array, new_BTKC: Array) -> Array:
-    """A prompt's keys or values into slots 0 .. T-1."""
-    return jax.lax.dynamic_update_slice_in_dim(cache_BSKC, new_BTKC, 0, axis=1)
-
-
 def write_token(cache_BSKC: Array, new_B1KC: Array, lengths_B: Array) -> Array:
     """One token's keys or values into slot lengths_B[b] of each row b."""
     rows = jnp.arange(cache_BSKC.shape[0])

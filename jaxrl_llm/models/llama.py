@@ -46,6 +46,8 @@ class NoRopeScaling:
 
 RopeScaling = Annotated[NoRopeScaling | LinearRope | Llama3Rope, Field(discriminator="kind")]
 
+Head = Literal["lm", "scalar"]  # what is read off the last layer: logits over the vocabulary, or one number
+
 
 @schema
 class LlamaConfig:
@@ -87,10 +89,11 @@ class LlamaConfig:
         return self.head_dim if self.head_dim is not None else self.d_model // self.n_heads
 
 
-def llama_specs(c: LlamaConfig) -> Params:
+def llama_specs(c: LlamaConfig, head: Head = "lm") -> Params:
     """The spec tree.  Layers are stacked on a leading axis, whether they are then scanned or unrolled.
 
     Matrices start normal with std 1/sqrt(inputs); those that write to the residual stream are divided by sqrt(2 L).
+    A scalar head stands instead of the unembedding, and starts with std 1/sqrt(D + 1) (arXiv 2009.01325).
     """
     n_l, d, f, h, k, ch = c.n_layers, c.d_model, c.d_ff, c.n_heads, c.n_kv_heads, c.channels
     std, residual = d**-0.5, (2 * n_l) ** -0.5
@@ -122,7 +125,9 @@ def llama_specs(c: LlamaConfig) -> Params:
         "layers": layers,
         "final_norm": ParamSpec((d,), ("norm",), ones),
     }
-    if not c.tie_embeddings:
+    if head == "scalar":
+        specs["score"] = ParamSpec((d, 1), ("embed", "scalar"), normal((d + 1) ** -0.5), ("embed",))
+    elif not c.tie_embeddings:
         specs["unembed"] = ParamSpec((d, c.vocab_size), ("embed", "vocab"), normal(0.02), ("embed",))
     return specs
 
@@ -147,7 +152,7 @@ def block(c: LlamaConfig, w: Params, x_BTD: Array, rope: Rope, attend: Attend) -
     return x_BTD + swiglu(y_BTD, w["w_gate"], w["w_up"], w["w_down"])
 
 
-def flops_per_token(c: LlamaConfig, length: int) -> float:
+def flops_per_token(c: LlamaConfig, length: int, head: Head = "lm") -> float:
     """Model FLOPs to train on one token in rows of `length`: 6 x weights that multiply + 6 L H C T for attention.
 
     The input embedding multiplies nothing; a tied one counts once, as the output.  Causal attention is counted at half
@@ -155,9 +160,16 @@ def flops_per_token(c: LlamaConfig, length: int) -> float:
     """
     from jaxrl_llm.parallel.specs import count_params
 
-    n_params = count_params(llama_specs(c)) - (0 if c.tie_embeddings else c.vocab_size * c.d_model)
+    n_params = count_params(llama_specs(c, head))
+    if head == "scalar" or not c.tie_embeddings:
+        n_params -= c.vocab_size * c.d_model
     seen = length if c.sliding_window is None else min(length, 2 * c.sliding_window)
     return 6.0 * n_params + 6.0 * c.n_layers * c.n_heads * c.channels * seen
+
+
+def cast(spec: ParamSpec, w: Array, dtype: jnp.dtype) -> Array:
+    """A weight in the compute dtype; the scales of norms stay float32, in which norms are computed."""
+    return w if "norm" in spec.axes else w.astype(dtype)
 
 
 def unstack(layers: Any, n_layers: int) -> list[Any]:

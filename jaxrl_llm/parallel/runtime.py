@@ -20,7 +20,7 @@ def start() -> None:
         UserError: see `distributed.join`.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every save
-    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR sets it
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "compiled"))
     join()
 

@@ -14,14 +14,25 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Logical axis -> mesh axis (or axes), for the learner.  Names that are absent are not split.
-RULES: Mapping[str, str | tuple[str, ...]] = {
+Rules = Mapping[str, str | tuple[str, ...]]
+
+# Logical axis -> mesh axis (or axes).  Names that are absent are not split; where two names of one array want the same
+# mesh axis, the one that stands first here has it.
+RULES: Rules = {  # of the learner: weights are split along fsdp and gathered a layer at a time
     "batch": ("data", "fsdp"),
     "embed": "fsdp",
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
     "vocab": "tensor",
+}
+SAMPLER_RULES: Rules = {  # of the sampler: a token is too little work to gather weights, so all split the maths
+    "batch": "data",
+    "vocab": ("fsdp", "tensor"),
+    "mlp": ("fsdp", "tensor"),
+    "heads": ("fsdp", "tensor"),
+    "kv_heads": ("fsdp", "tensor"),
+    "embed": ("fsdp", "tensor"),
 }
 
 
@@ -78,13 +89,18 @@ def count_params(specs: Any) -> int:
     return sum(spec.size for spec in jax.tree.leaves(specs, is_leaf=is_spec))
 
 
-def partition_spec(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh) -> PartitionSpec:
+def partition_spec(
+    shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh, rules: Rules = RULES
+) -> PartitionSpec:
     """Rules applied to one array.  What its mesh axis does not divide stays whole (2 KV heads on tensor=4)."""
-    out: list[Any] = []
-    for size, name in zip(shape, axes, strict=True):
-        target = RULES.get(name) if name is not None else None
-        ways = math.prod(mesh.shape[a] for a in ((target,) if isinstance(target, str) else target or ()))
-        out.append(target if target is not None and size % ways == 0 else None)
+    out: list[Any] = [None] * len(shape)
+    taken: set[str] = set()
+    for name, target in rules.items():
+        group = {target} if isinstance(target, str) else set(target)
+        ways = math.prod(mesh.shape[axis] for axis in group)
+        if name in axes and not group & taken and shape[axes.index(name)] % ways == 0:
+            out[axes.index(name)] = target
+            taken |= group
     return PartitionSpec(*out)
 
 

@@ -1,94 +1,278 @@
-"""The sampler: a jitted prefill and a jitted decode loop over a KV cache."""
+"""The sampler: many completions of many prompts through a fixed number of slots.
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+The host keeps the queue: a prompt is run once however many completions start from it, a slot whose completion ended is
+filled again from the queue, so that one long answer does not hold the others up.  Every decision follows from what all
+hosts read alike, so several hosts issue the same programs.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.rollout.sampling import draw
+from jaxrl_llm.rollout.sampling import SamplingConfig
+from jaxrl_llm.rollout.slots import Prompts, Slots, make_slot_functions
 from jaxrl_llm.types import Model, Params
 
-
-class Completion(NamedTuple):
-    """What was written after one prompt."""
-
-    tokens: list[int]  # without the end token
-    ended: bool  # an end token was written before the limit
+CHUNK = 16  # tokens between two looks at which slots are done
+PREFILL_TOKENS = 8192  # of prompts that are run at once, padding included
+SMALLEST_BUCKET = 16  # prompts are padded to a power of two, at least this
+CACHE_STEP = 64  # cache lengths are multiples of this, so that many lengths share a compilation
 
 
-Sampler = Callable[[Params, Sequence[Sequence[int]], Array], list[Completion]]
+@dataclass(frozen=True)
+class Completion:
+    """What was written after a prompt."""
+
+    tokens: list[int]  # as written, the end token included
+    logp: np.ndarray  # float32 [len(tokens)] nats, under the distribution that the token was drawn from
+    plain_logp: (
+        np.ndarray
+    )  # float32 [len(tokens)] nats, under softmax(logits): what a trainer computes at temperature 1
+    ended: bool  # by an end token or a stop string, not by the limit
 
 
-def make_sampler(
-    model: Model,
-    mesh: Mesh,
-    *,
-    eos_id: int,
-    context: int,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-) -> Sampler:
-    """`sampler(params, prompts, key)`: a completion of each prompt (lists of ids, BOS included).
+@dataclass
+class Stats:
+    """How a rollout went."""
 
-    Randomness is fold_in(key, row, position), so a row's text does not depend on how long the others run.
-    Prompts are padded to a power of two, so that many lengths share few compilations.
+    completions: int = 0
+    tokens: int = 0  # written
+    prefills: int = 0  # prompts that were run
+    slot_steps: int = 0  # slots x steps: tokens that could have been written
+
+    @property
+    def occupancy(self) -> float:
+        """Share of the slots' steps that wrote a token."""
+        return self.tokens / max(self.slot_steps, 1)
+
+
+@dataclass
+class _Job:
+    """One completion to write."""
+
+    prompt: int
+    sample: int
+
+
+@dataclass
+class _Rollout:
+    """The host's view of one call."""
+
+    queue: deque[_Job]
+    owners: list[_Job | None]  # by slot
+    ready: dict[int, tuple[Prompts, int]] = field(default_factory=dict)  # prompt -> where it was run
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    stats: Stats = field(default_factory=Stats)
+
+
+Watch = Callable[[int, int, list[int]], None]  # (prompt, sample, tokens so far), after every few tokens
+
+
+class Sampler:
+    """`sampler(params, prompts, n=4, max_new_tokens=256, seed=0)` -> for each prompt its n Completions, and Stats.
+
+    A completion's randomness is fold_in(seed, prompt's index, sample, position): it does not depend on what else is
+    written, bit for bit at the same number of slots and length of cache, to rounding otherwise.
+
+    Args:
+        model: the policy.
+        mesh: that its params lie on.
+        sampling: the distribution.
+        stop_ids: tokens that end a completion.
+        context: longest prompt and completion together.
+        slots: completions written at once, at most.
+        stop_strings: text that ends a completion, cut after the token that completes it; needs `to_text`.
+        to_text: ids -> text.
+        refill: fill slots again when their completions end; False waits for all of them, for comparison.
     """
 
-    def generate(params: Params, prompts_BT: Array, lengths_B: Array, key: Array) -> tuple[Array, Array]:
-        n_rows, bucket = prompts_BT.shape
-        row_keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(n_rows))
+    def __init__(
+        self,
+        model: Model,
+        mesh: Mesh,
+        sampling: SamplingConfig,
+        *,
+        stop_ids: Sequence[int],
+        context: int,
+        slots: int = 64,
+        stop_strings: Sequence[str] = (),
+        to_text: Callable[[Sequence[int]], str] | None = None,
+        refill: bool = True,
+    ) -> None:
+        self._functions = make_slot_functions(model, mesh, sampling, tuple(stop_ids))
+        self._context, self._refill = context, refill
+        self._stop_ids, self._stop_strings, self._to_text = frozenset(stop_ids), tuple(stop_strings), to_text
+        ways = mesh.shape["data"]
+        self._slots = -(-slots // ways) * ways
+        self._keys = jax.jit(jax.vmap(_key, in_axes=(None, 0, 0)))
 
-        def choose(logits_BV: Array, positions_B: Array) -> Array:
-            keys_B = jax.vmap(jax.random.fold_in)(row_keys, positions_B)
-            return draw(keys_B, logits_BV, temperature, top_k, top_p)
+    def __call__(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        *,
+        n: int = 1,
+        max_new_tokens: int,
+        seed: int,
+        watch: Watch | None = None,
+        progress: Callable[[Stats], None] | None = None,
+    ) -> tuple[list[list[Completion]], Stats]:
+        """See the class.  Prompts are ids, BOS included.
 
-        def going_on(carry: tuple) -> Array:
-            n_written, ended_B = carry[0], carry[1]
-            return (n_written < max_new_tokens) & ~jnp.all(ended_B)
+        Raises:
+            UserError: a prompt is empty, or longer than the context leaves room for.
+        """
+        self._check(prompts, max_new_tokens)
+        weights = self._functions.prepare(params)
+        jobs = deque(_Job(prompt, sample) for prompt in range(len(prompts)) for sample in range(n))
+        n_slots = self._slots
+        longest = max(len(prompt) for prompt in prompts) + max_new_tokens
+        slots = self._functions.empty(n_slots, -(-longest // CACHE_STEP) * CACHE_STEP, max_new_tokens)
+        rollout = _Rollout(queue=jobs, owners=[None] * n_slots, counts=np.zeros(n_slots, np.int32))
+        done: list[list[Completion | None]] = [[None] * n for _ in prompts]
+        limits_B = np.full(n_slots, max_new_tokens, np.int32)
+        while rollout.queue or any(rollout.owners):
+            if rollout.queue and (self._refill or not any(rollout.owners)):
+                slots = self._fill(weights, slots, rollout, prompts, seed, limits_B)
+            watched = watch is not None or bool(self._stop_strings)
+            most = CHUNK if rollout.queue or watched else max_new_tokens
+            slots = self._functions.write(weights, slots, most, self._may_be_done(rollout))
+            slots = self._stop(slots, rollout) if self._stop_strings else slots
+            for job, completion in self._harvest(slots, rollout, watch):
+                done[job.prompt][job.sample] = completion
+            if progress is not None:
+                progress(rollout.stats)
+        return done, rollout.stats  # type: ignore[return-value]
 
-        def write(carry: tuple) -> tuple:
-            n_written, ended_B, logits_BV, written_BN, cache = carry
-            tokens_B = jnp.where(ended_B, eos_id, choose(logits_BV, cache.lengths_B))
-            written_BN = written_BN.at[:, n_written].set(tokens_B)
-            logits_BV, cache = model.decode(params, tokens_B, cache)
-            return n_written + 1, ended_B | (tokens_B == eos_id), logits_BV, written_BN, cache
-
-        cache = model.empty_cache(n_rows, bucket + max_new_tokens)
-        logits_BV, cache = model.prefill(params, prompts_BT, lengths_B, cache)
-        written_BN = jnp.full((n_rows, max_new_tokens), eos_id, jnp.int32)
-        start = (jnp.zeros((), jnp.int32), jnp.zeros((n_rows,), bool), logits_BV, written_BN, cache)
-        n_written, _ended_B, _, written_BN, _ = jax.lax.while_loop(going_on, write, start)
-        return written_BN, n_written
-
-    jitted = jax.jit(generate, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
-    def sampler(params: Params, prompts: Sequence[Sequence[int]], key: Array) -> list[Completion]:
-        for i, prompt in enumerate(prompts):
-            if not prompt:
-                raise UserError(f"prompt {i + 1} is empty: it needs at least one token")
-            if len(prompt) + max_new_tokens > context:
+    def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        for i, prompt in enumerate(prompts, start=1):
+            if not len(prompt):
+                raise UserError(f"prompt {i} is empty: it needs at least one token")
+            if len(prompt) + max_new_tokens > self._context:
                 raise UserError(
-                    f"prompt {i + 1} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the model's "
-                    f"context of {context}\n  mend: a shorter prompt, or --max-new-tokens"
+                    f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the model's "
+                    f"context of {self._context}\n  mend: a shorter prompt, or fewer new tokens"
                 )
-        longest = max(len(prompt) for prompt in prompts)
-        prompts_BT = np.full((len(prompts), 1 << (longest - 1).bit_length()), eos_id, np.int32)
-        for row, prompt in zip(prompts_BT, prompts, strict=True):
-            row[: len(prompt)] = prompt
-        lengths_B = np.asarray([len(prompt) for prompt in prompts], np.int32)
-        written_BN, n_written = jax.device_get(jitted(params, prompts_BT, lengths_B, key))
-        return [_cut(row[:n_written], eos_id) for row in written_BN]
 
-    return sampler
+    def _may_be_done(self, rollout: _Rollout) -> int:
+        """While others wait, an eighth of the slots may stand idle before the host is asked to fill them."""
+        n_slots, idle = len(rollout.owners), sum(owner is None for owner in rollout.owners)
+        return idle + n_slots // 8 if rollout.queue and self._refill else n_slots
+
+    def _fill(
+        self,
+        weights: Params,
+        slots: Slots,
+        rollout: _Rollout,
+        prompts: Sequence[Sequence[int]],
+        seed: int,
+        limits_B: np.ndarray,
+    ) -> Slots:
+        """Start the next completions in the free slots; one `insert` for each batch of prompts they come from."""
+        starts: dict[int, tuple[Prompts, np.ndarray]] = {}
+        jobs = [_Job(0, 0)] * len(rollout.owners)
+        for slot, owner in enumerate(rollout.owners):
+            if owner is not None or not rollout.queue:
+                continue
+            job = rollout.queue[0]
+            if job.prompt not in rollout.ready:
+                self._prefill(weights, rollout, prompts)
+            rollout.queue.popleft()
+            batch, row = rollout.ready[job.prompt]
+            rows_B = starts.setdefault(id(batch), (batch, np.full(len(rollout.owners), -1, np.int32)))[1]
+            rows_B[slot] = row
+            rollout.owners[slot] = jobs[slot] = job
+            rollout.counts[slot] = 0
+            if not rollout.queue or rollout.queue[0].prompt != job.prompt:
+                del rollout.ready[job.prompt]  # its last completion has started: the batch is freed with its last
+        numbers = np.asarray([(job.prompt, job.sample) for job in jobs], np.uint32)
+        keys_B = self._keys(np.uint32(seed), numbers[:, 0], numbers[:, 1])
+        for batch, rows_B in starts.values():
+            slots = self._functions.insert(slots, batch, rows_B, keys_B, limits_B)
+        return slots
+
+    def _prefill(self, weights: Params, rollout: _Rollout, prompts: Sequence[Sequence[int]]) -> None:
+        """Run the next prompt of the queue, and with it the next ones of the same padded length."""
+        length = bucket(len(prompts[rollout.queue[0].prompt]))
+        n_rows = max(1, min(len(rollout.owners), PREFILL_TOKENS // length))
+        chosen: list[int] = []
+        for job in rollout.queue:
+            if len(chosen) == n_rows:
+                break
+            fresh = job.prompt not in rollout.ready and job.prompt not in chosen[-1:]
+            if fresh and bucket(len(prompts[job.prompt])) == length:
+                chosen.append(job.prompt)
+        tokens_PT, lengths_P = np.zeros((n_rows, length), np.int32), np.ones(n_rows, np.int32)
+        for row, prompt in enumerate(chosen):
+            ids = prompts[prompt]
+            tokens_PT[row, : len(ids)], lengths_P[row] = ids, len(ids)
+        batch = self._functions.prefill(weights, tokens_PT, lengths_P)
+        rollout.ready |= {prompt: (batch, row) for row, prompt in enumerate(chosen)}
+        rollout.stats.prefills += len(chosen)
+
+    def _stop(self, slots: Slots, rollout: _Rollout) -> Slots:
+        """End the completions in which a stop string now stands."""
+        tokens_BN, count_B = jax.device_get((slots.tokens_BN, slots.count_B))
+        found_B = np.asarray(
+            [
+                owner is not None and self._first_stop(tokens_BN[slot, : count_B[slot]].tolist()) is not None
+                for slot, owner in enumerate(rollout.owners)
+            ]
+        )
+        return self._functions.stop(slots, found_B) if found_B.any() else slots
+
+    def _first_stop(self, tokens: list[int]) -> int | None:
+        """How many tokens there are when the first stop string is complete, or None."""
+        if self._to_text is None or not self._has_stop(tokens):
+            return None
+        low, high = 1, len(tokens)  # the text of a prefix is a prefix of the text, so this can be halved
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._has_stop(tokens[:middle]) else (middle + 1, high)
+        return low
+
+    def _has_stop(self, tokens: list[int]) -> bool:
+        assert self._to_text is not None
+        text = self._to_text(tokens)
+        return any(stop in text for stop in self._stop_strings)
+
+    def _harvest(self, slots: Slots, rollout: _Rollout, watch: Watch | None) -> Iterator[tuple[_Job, Completion]]:
+        """The completions that are done; their slots are free."""
+        count_B, done_B = jax.device_get((slots.count_B, slots.done_B))
+        written_B = np.where([owner is not None for owner in rollout.owners], count_B - rollout.counts, 0)
+        rollout.counts = np.array(count_B)
+        rollout.stats.tokens += int(written_B.sum())
+        rollout.stats.slot_steps += int(written_B.max()) * len(rollout.owners)
+        finished = [slot for slot, owner in enumerate(rollout.owners) if owner is not None and done_B[slot]]
+        if not finished and watch is None:
+            return
+        tokens_BN, logp_BN, plain_BN = jax.device_get((slots.tokens_BN, slots.logp_BN, slots.plain_BN))
+        if watch is not None:
+            for slot, owner in enumerate(rollout.owners):
+                if owner is not None:
+                    watch(owner.prompt, owner.sample, tokens_BN[slot, : count_B[slot]].tolist())
+        for slot in finished:
+            job, count = rollout.owners[slot], int(count_B[slot])
+            assert job is not None
+            tokens = tokens_BN[slot, :count].tolist()
+            cut = self._first_stop(tokens) if self._stop_strings else None
+            ended = cut is not None or tokens[-1] in self._stop_ids
+            size = cut or count
+            rollout.owners[slot] = None
+            rollout.stats.completions += 1
+            yield job, Completion(tokens[:size], logp_BN[slot, :size].copy(), plain_BN[slot, :size].copy(), ended)
 
 
-def _cut(row: np.ndarray, eos_id: int) -> Completion:
-    ends = np.flatnonzero(row == eos_id)
-    return Completion(tokens=row[: ends[0]].tolist() if len(ends) else row.tolist(), ended=bool(len(ends)))
+def bucket(length: int) -> int:
+    """The padded length of a prompt."""
+    return max(SMALLEST_BUCKET, 1 << (length - 1).bit_length())
+
+
+def _key(seed: Array, prompt: Array, sample: Array) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), prompt), sample)

@@ -50,7 +50,7 @@ class LogHook:
         self.console.advance(number)
         if number % self._every == 0 or number == self._last:
             self._due = number, metrics
-        if number == self._last or metrics["loss"].is_ready():  # nothing to wait for
+        if number == self._last or metrics["loss"].is_ready():  # type: ignore[attr-defined]  # nothing to wait for
             self.flush()
 
     def flush(self) -> None:

@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxrl_llm.errors import UserError
 
 if TYPE_CHECKING:
+    from jaxrl_llm.rollout.sampling import SamplingConfig
     from jaxrl_llm.workdir import Opened
 
 HELP = "sample from a trained model"
-BATCH = 64  # prompts sampled together
+SLOTS = 64  # completions written at once
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,14 +22,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", action="append", help='text to continue; may be given again; default: ""')
     parser.add_argument("--prompts", metavar="FILE", help='a prompt a line, or JSONL rows {"prompt": ...} (.jsonl)')
     parser.add_argument("--n", type=int, default=1, help="completions of each prompt (default 1)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest completion (default 128)")
+    parser.add_argument("--stop", action="append", default=[], help="text that ends a completion; may be given again")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default 0)")
+    parser.add_argument("--out", metavar="FILE", help="write JSONL rows {prompt, completion, ended, tokens, logp}")
+    add_sampling(parser)
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """The arguments that make a SamplingConfig."""
     parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token (default 1.0)")
     parser.add_argument("--top-k", type=int, help="draw from the k likeliest tokens only")
     parser.add_argument("--top-p", type=float, help="draw from the likeliest tokens that hold this probability only")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest completion (default 128)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default 0)")
-    parser.add_argument(
-        "--out", metavar="FILE", help="write JSONL rows {prompt, completion, ended} instead of printing"
-    )
+    parser.add_argument("--min-p", type=float, help="draw from tokens at least this share as likely as the likeliest")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: seen tokens are less likely")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,15 +69,25 @@ def check(args: argparse.Namespace) -> None:
     wrong = {
         "--n must be at least 1": args.n < 1,
         "--max-new-tokens must be at least 1": args.max_new_tokens < 1,
-        "--temperature must be 0 or more": not args.temperature >= 0,
-        "--top-k must be at least 1": args.top_k is not None and args.top_k < 1,
-        "--top-p must lie in (0, 1]": args.top_p is not None and not 0 < args.top_p <= 1,
         "--seed must lie between 0 and 2**32 - 1": not 0 <= args.seed < 2**32,
+        "--stop must not be empty": "" in args.stop,
         "--prompt and --prompts exclude each other": bool(args.prompt and args.prompts),
+        **wrong_sampling(args),
     }
     for message, is_wrong in wrong.items():
         if is_wrong:
             raise UserError(message)
+
+
+def wrong_sampling(args: argparse.Namespace) -> dict[str, bool]:
+    """Message -> whether it holds, for the arguments of `add_sampling`."""
+    return {
+        "--temperature must be 0 or more": not 0 <= args.temperature < math.inf,
+        "--top-k must be at least 1": args.top_k is not None and args.top_k < 1,
+        "--top-p must lie in (0, 1]": args.top_p is not None and not 0 < args.top_p <= 1,
+        "--min-p must lie in (0, 1]": args.min_p is not None and not 0 < args.min_p <= 1,
+        "--repetition-penalty must be above 0": not 0 < args.repetition_penalty < math.inf,
+    }
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -98,29 +116,54 @@ def json_prompt(path: Path, number: int, line: str) -> str:
     return row["prompt"]
 
 
-def sample(opened: "Opened", prompts: list[str], args: argparse.Namespace) -> list[dict]:
-    """Rows {prompt, completion, ended}, the n completions of a prompt together."""
-    import jax
+def sampling_config(args: argparse.Namespace) -> "SamplingConfig":
+    """The distribution that the arguments describe."""
+    from jaxrl_llm.rollout.sampling import SamplingConfig
 
-    from jaxrl_llm.rollout.sampler import make_sampler
+    keys = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    return SamplingConfig(**{key: getattr(args, key) for key in keys})
+
+
+def sample(opened: "Opened", prompts: list[str], args: argparse.Namespace) -> list[dict]:
+    """Rows {prompt, completion, ended, tokens, logp}, the n completions of a prompt together."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from jaxrl_llm.rollout.sampler import Sampler
 
     tokenizer = opened.tokenizer
-    sampler = make_sampler(
+    total = len(prompts) * args.n
+    sampler = Sampler(
         opened.model,
         opened.mesh,
-        eos_id=tokenizer.eos_id,
+        sampling_config(args),
+        stop_ids=[tokenizer.eos_id],
         context=opened.config.model.context,
-        max_new_tokens=args.max_new_tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
+        slots=min(SLOTS, total),
+        stop_strings=args.stop,
+        to_text=tokenizer.decode,
     )
-    wanted = [prompt for prompt in prompts for _ in range(args.n)]
-    key, rows = jax.random.key(args.seed), []
-    for first in range(0, len(wanted), BATCH):
-        some = wanted[first : first + BATCH]
-        ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in some]
-        for prompt, completion in zip(some, sampler(opened.params, ids, jax.random.fold_in(key, first)), strict=True):
-            text = tokenizer.decode(completion.tokens)
-            rows.append({"prompt": prompt, "completion": text, "ended": completion.ended})
-    return rows
+    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    columns = (BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f} completions"), TimeRemainingColumn())
+    screen = Console(stderr=True)
+    with Progress(*columns, console=screen, transient=True, disable=total == 1 or not screen.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        found, _ = sampler(
+            opened.params,
+            ids,
+            n=args.n,
+            max_new_tokens=args.max_new_tokens,
+            seed=args.seed,
+            progress=lambda stats: bar.update(task, completed=stats.completions),
+        )
+    return [
+        {
+            "prompt": prompt,
+            "completion": tokenizer.decode(completion.tokens),
+            "ended": completion.ended,
+            "tokens": completion.tokens,
+            "logp": [round(float(x), 6) for x in completion.logp],
+        }
+        for prompt, completions in zip(prompts, found, strict=True)
+        for completion in completions
+    ]

@@ -120,19 +120,21 @@ def test_cached_decoding_equals_the_full_forward_pass(params: dict, window: int 
     model = build_model(dataclasses.replace(CONFIG, sliding_window=window), ComputeConfig(), MESH)
     rows, lengths = tokens(5), jnp.asarray([9, 4])
     full = jax.jit(model.logits)(params, rows)
-    logits_BV, cache = jax.jit(model.prefill)(params, rows[:, :9], lengths, model.empty_cache(2, T))
-    decode = jax.jit(model.decode)
+    weights = jax.jit(model.decoder.prepare)(params)
+    logits_BV, cache = jax.jit(model.decoder.prefill)(weights, rows[:, :9], lengths)
+    cache = jax.tree.map(lambda x: x if x.ndim == 1 else jnp.pad(x, ((0, 0), (0, T - 9), (0, 0), (0, 0))), cache)
+    decode, active = jax.jit(model.decoder.decode), jnp.ones(2, bool)
     for i in range(6):
         want = full[jnp.arange(2), lengths + i - 1]
         np.testing.assert_allclose(logits_BV, want, atol=2e-6)
-        logits_BV, cache = decode(params, rows[jnp.arange(2), lengths + i], cache)
+        logits_BV, cache = decode(weights, rows[jnp.arange(2), lengths + i], cache, active)
 
 
 def test_chunked_scores_equal_whole_ones_and_the_formula() -> None:
     rng = np.random.default_rng(0)
-    hidden, head = rng.normal(size=(2, 12, 8)).astype(np.float32), rng.normal(size=(8, 20)).astype(np.float32)
+    hidden, head = rng.normal(size=(2, 12, 8)).astype(np.float32), rng.normal(size=(8, 20)).astype(np.float32) / 3
     targets = rng.integers(0, 20, (2, 12))
-    logits = hidden @ head / 0.7
+    logits = hidden.astype(np.float64) @ head / 0.7
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for chunks in (1, 3, 5):  # 5 does not divide 12: the largest divisor below it serves
         scores = score_tokens_chunked(hidden, head, targets, 0.7, chunks)
