@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 
 
 def load(path: str | Path) -> "Opened":
-    """Open a trained model, a run directory or RUN/checkpoints/STEP: `model`, `params`, `tokenizer`, `config`.
+    """Open a run directory, RUN/checkpoints/STEP or a Hugging Face directory: `model`, `params`, `tokenizer`, `config`.
 
     >>> run = jaxrl_llm.load("runs/quickstart")
     >>> run.model.logits(run.params, tokens_BT)
     """
     from jaxrl_llm.workdir import open_model
 
-    return open_model(path)
+    return open_model(path, head=None)

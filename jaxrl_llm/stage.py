@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,8 +31,8 @@ from jaxrl_llm.training.hooks import CheckpointHook, EvalHook, LogHook, StopSign
 from jaxrl_llm.training.loop import fit
 from jaxrl_llm.training.progress import Throughput
 from jaxrl_llm.training.writers import Writer, append_sample, open_writers, write_facts
-from jaxrl_llm.types import Params, TrainState
-from jaxrl_llm.workdir import SavedRun, claim, find_run, restore_weights
+from jaxrl_llm.types import Head, Params, TrainState
+from jaxrl_llm.workdir import Card, SavedModel, claim, find_model
 
 Evaluate = Callable[[Params], dict[str, dict[str, float]]]
 
@@ -44,16 +44,19 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     runtime.start()
     resolved = resolve(path, overrides)
     config, workdir = resolved.config, Path(resolved.config.workdir)
-    initial = find_run(config.init_from) if config.init_from else None
+    if config.training.steps == 0:
+        raise UserError(f"{path}: training.steps=0 trains nothing\n  mend: another config, with init_from: THIS RUN")
+    initial = find_model(config.init_from) if config.init_from else None
     tokenizer = choose_tokenizer(config, initial)
     parts = assemble(config)
+    card = Card(tokenizer, parts.algo.trained, initial.card.generation if initial else {})
     source = main_first(lambda: open_source(config, parts, tokenizer))
     evaluate = main_first(lambda: make_evaluation(config, parts, tokenizer))
     main_first(lambda: claim(workdir, resolved) if is_main() else None)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     try:
         state, resumed = start(config, parts, checkpoints, source, initial)
-        state = run_loop(resolved, parts, state, source, evaluate, checkpoints, tokenizer, resumed)
+        state = run_loop(resolved, parts, state, source, evaluate, checkpoints, card, resumed)
     except Preempted as error:
         again = shlex.join(["jaxrl-llm", "train", path, *overrides])
         raise Preempted(f"{error}\n  continue with: {again}") from None
@@ -63,12 +66,12 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     return workdir
 
 
-def choose_tokenizer(config: Config, initial: SavedRun | None) -> Tokenizer:
+def choose_tokenizer(config: Config, initial: SavedModel | None) -> Tokenizer:
     """The config's tokenizer; a run that starts from another must have the other's."""
     if initial is None:
         tokenizer = make_tokenizer(config.tokenizer)
     else:
-        tokenizer = initial.tokenizer
+        tokenizer = initial.card.tokenizer
         if config.tokenizer != initial.config.tokenizer and make_tokenizer(config.tokenizer).fingerprint != (
             tokenizer.fingerprint
         ):
@@ -122,7 +125,7 @@ def make_evaluation(config: Config, parts: Assembly, tokenizer: Tokenizer) -> Ev
 
 
 def start(
-    config: Config, parts: Assembly, checkpoints: Checkpoints, source: DataSource, initial: SavedRun | None
+    config: Config, parts: Assembly, checkpoints: Checkpoints, source: DataSource, initial: SavedModel | None
 ) -> tuple[TrainState, int | None]:
     """The state to go on from, and the step it was saved at: the newest checkpoint, else `init_from`, else random."""
     step = checkpoints.latest()
@@ -132,16 +135,18 @@ def start(
         return saved.state, step
     if initial is None:
         return parts.new_state(parts.init_params(config.seed)), None
-    refuse_other_shape(config, initial)
-    state = parts.new_state(restore_weights(initial, parts.models, parts.mesh))
+    refuse_other_shape(config, initial, parts.algo.trained)
+    state = parts.new_state(initial.weights(parts.models, parts.mesh))
     if config.init_optimizer:
-        opt_state = initial.checkpoints.restore_item(initial.step, "opt_state", state.opt_state)
-        state = dataclasses.replace(state, opt_state=opt_state)
+        state = dataclasses.replace(state, opt_state=initial.optimizer(state.opt_state))
     return state, None
 
 
-def refuse_other_shape(config: Config, initial: SavedRun) -> None:
-    """A UserError where the weights of `init_from` are not this model's."""
+def refuse_other_shape(config: Config, initial: SavedModel, trained: Mapping[str, Head]) -> None:
+    """A UserError where the weights of `init_from` are not this model's, or of other roles."""
+    if trained.items() - initial.card.heads.items():
+        there, here = (", ".join(f"{role} ({head})" for role, head in x.items()) for x in (initial.card.heads, trained))
+        raise UserError(f"init_from={config.init_from} holds {there}; algo.kind={config.algo.kind} trains {here}")
     ours, theirs = vars(config.model), vars(initial.config.model)
     keys = [key for key in ours if key not in ("preset", "context") and ours[key] != theirs[key]]
     if keys:
@@ -159,7 +164,7 @@ def run_loop(
     source: DataSource,
     evaluate: Evaluate,
     checkpoints: Checkpoints,
-    tokenizer: Tokenizer,
+    card: Card,
     resumed: int | None,
 ) -> TrainState:
     """The loop with all that hangs on it, and what follows it: a sample and the report."""
@@ -183,10 +188,9 @@ def run_loop(
     )
     log = LogHook(console, writers, watch, every=config.training.log_every, last=last, tokens=parts.tokens_per_step)
     evals = EvalHook(evaluate, log, every=config.eval.every, last=last)
-    run = {"tokenizer": tokenizer.to_json()}
     with console, StopSignal(console.note) as stop:
         console.note(headline(config, parts, resumed))
-        saves = CheckpointHook(checkpoints, source, log, stop, run, every=config.checkpoint.every, last=last)
+        saves = CheckpointHook(checkpoints, source, log, stop, card.to_json(), every=config.checkpoint.every, last=last)
         if resumed is None and config.eval.every:
             evals.evaluate(0, state)
         try:
@@ -196,7 +200,7 @@ def run_loop(
                 writer.close()
         checkpoints.wait()
         if resumed is None or resumed < last:
-            write_sample(config, parts, state, tokenizer, console)
+            write_sample(config, parts, state, card.tokenizer, console)
     if is_main():
         console.note(f"done: {write_report(workdir)}")
     return state

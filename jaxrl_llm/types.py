@@ -6,7 +6,7 @@ C channels per head, L layers, V vocabulary, N completions per prompt, M micro-b
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from flax import struct
 from jax import Array
@@ -16,6 +16,7 @@ from jaxrl_llm.schema import schema
 
 Params = Any  # a pytree of arrays: the weights of one role, or of every role by name
 Json = dict[str, Any]
+Head = Literal["lm", "scalar"]  # what is read off the last layer: logits over the vocabulary, or one number
 
 
 class Mean(NamedTuple):
@@ -105,10 +106,10 @@ class Algo:
     """
 
     consumes: type  # the noun it reads: Tokens, ...
-    trained: Mapping[str, str]  # role -> head, e.g. {"policy": "lm"}
+    trained: Mapping[str, Head]  # role -> head, e.g. {"policy": "lm"}
     weights: Mapping[str, float]  # term -> weight in the objective; every term of `loss` has one
     loss: Callable[..., tuple[dict[str, Mean], dict[str, Mean]]]  # (params by role, micro-batch) -> terms, metrics
-    frozen: Mapping[str, str] = field(default_factory=dict)  # role -> head of models that are only read
+    frozen: Mapping[str, Head] = field(default_factory=dict)  # role -> head of models that are only read
     prepare: Callable[..., Any] | None = None  # (params by role, raw rows) -> batch; outside the gradient
 
 

@@ -1,20 +1,24 @@
-"""The run directory: who may use it, what is in it, and how a run, a checkpoint or `init_from` is opened again."""
+"""Directories with a model in them: who may write one, and how a run, a checkpoint or a Hugging Face one is opened."""
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jax.sharding import Mesh
 
 from jaxrl_llm.assemble import weights_template
-from jaxrl_llm.config import Config, Resolved, flatten, load, save
-from jaxrl_llm.data.tokenizers import Tokenizer, tokenizer_from_json
-from jaxrl_llm.errors import UserError
+from jaxrl_llm.config import Config, Resolved, flatten, load, of_huggingface, save
+from jaxrl_llm.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json
+from jaxrl_llm.errors import StorageFailed, UserError
 from jaxrl_llm.models import build_model
+from jaxrl_llm.models.hf import describe, is_huggingface, read_weights
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
 from jaxrl_llm.training.checkpoint import Checkpoints
-from jaxrl_llm.types import Model, Params
+from jaxrl_llm.types import Head, Json, Model, Params, ScoreScale
 
 CONFIG = "config.yaml"
 
@@ -64,58 +68,151 @@ def refuse_other_run(workdir: Path, before: Config, now: Config) -> None:
         )
 
 
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when the block ends well, and is gone when it does not.
+
+    Raises:
+        UserError: `out` is there and not empty, or cannot be made.
+        StorageFailed: the disk gave up on the way.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: is there already, and shall not be overwritten\n  mend: name a new or empty folder")
+    draft = Path(os.path.abspath(out)).with_name(f".{out.name}.partial")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}\n  mend: name another folder") from error
+    try:
+        yield draft
+        os.replace(draft, out)
+    except OSError as error:
+        raise StorageFailed(f"{out}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What goes with weights besides their config: in the JSON of each checkpoint, and out again on export."""
+
+    tokenizer: Tokenizer
+    heads: Mapping[str, Head]  # of each role whose weights are there
+    generation: Json = field(default_factory=dict)  # the generation_config.json that the first weights came with
+    score: ScoreScale | None = None  # of a reward model
+
+    def to_json(self) -> Json:
+        """For `from_json`."""
+        score = None if self.score is None else dataclasses.asdict(self.score)
+        heads = dict(self.heads)
+        return {"tokenizer": self.tokenizer.to_json(), "heads": heads, "generation": self.generation, "score": score}
+
+    @staticmethod
+    def from_json(json: Json) -> "Card":
+        """The card that `to_json` described."""
+        score = None if json["score"] is None else ScoreScale(**json["score"])
+        return Card(tokenizer_from_json(json["tokenizer"]), json["heads"], json["generation"], score)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model on disk that was found and not yet read."""
+
+    config: Config
+    card: Card
+    step: int
+    weights: Callable[[Mapping[str, Model], Mesh], Params]  # of these roles, float32, straight into their sharding
+    optimizer: Callable[[Params], Params]  # its state, into the shapes and shardings of a template
+
+
+def find_model(path: str | Path) -> SavedModel:
+    """The newest checkpoint of a run directory, the one that RUN/checkpoints/STEP names, or a Hugging Face directory.
+
+    Raises:
+        UserError: there is none, or it is one that cannot be opened.
+    """
+    folder = Path(path)
+    wanted = int(folder.name) if folder.name.isdecimal() and folder.parent.name == "checkpoints" else None
+    workdir = folder.parent.parent if wanted is not None else folder
+    if folder.is_dir() and (workdir / CONFIG).is_file():
+        return find_run(workdir, wanted)
+    if is_huggingface(folder):
+        return find_huggingface(folder)
+    raise UserError(
+        f"{path}: there is no model: neither a run ({CONFIG}) nor a Hugging Face directory (config.json)\n"
+        "  mend: name a run, RUN/checkpoints/STEP, or a Hugging Face directory"
+    )
+
+
+def find_run(workdir: Path, wanted: int | None) -> SavedModel:
+    """A checkpoint of a run: the wanted step, or the newest."""
+    checkpoints = Checkpoints(workdir, None)
+    step = checkpoints.latest() if wanted is None else wanted
+    if step is None or step not in checkpoints.steps():
+        raise UserError(f"{workdir}: no whole checkpoint is there yet; steps that are: {checkpoints.steps() or 'none'}")
+
+    def weights(models: Mapping[str, Model], mesh: Mesh) -> Params:
+        template = {role: weights_template(model.specs, mesh) for role, model in models.items()}
+        return checkpoints.restore_item(step, "params", template)
+
+    def optimizer(template: Params) -> Params:
+        return checkpoints.restore_item(step, "opt_state", template)
+
+    return SavedModel(load(workdir / CONFIG), Card.from_json(checkpoints.run_json(step)), step, weights, optimizer)
+
+
+def find_huggingface(folder: Path) -> SavedModel:
+    """The model of a Hugging Face directory, in the role `policy`, or `reward` where its head gives a score."""
+    found, config, tokenizer = describe(folder), of_huggingface(folder, str(folder)).config, load_tokenizer(folder)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} ids and the model only {config.model.vocab_size:,}\n"
+            "  mend: the tokenizer that belongs to this model"
+        )
+    heads: Mapping[str, Head] = {"policy" if found.head == "lm" else "reward": found.head}
+
+    def weights(models: Mapping[str, Model], mesh: Mesh) -> Params:
+        return {role: read_weights(folder, model.specs, mesh) for role, model in models.items()}
+
+    def optimizer(template: Params) -> Params:
+        raise UserError(f"{folder}: a Hugging Face directory has no optimizer state\n  mend: init_optimizer=false")
+
+    return SavedModel(config, Card(tokenizer, heads, found.generation, found.score), 0, weights, optimizer)
+
+
 @dataclass(frozen=True)
 class Opened:
     """A trained model and what belongs to it: what `jaxrl_llm.load(path)` returns."""
 
     model: Model
-    params: Params  # of the policy, float32, sharded over the mesh
-    tokenizer: Tokenizer
+    params: Params  # of the role that was opened, float32, sharded over the mesh
+    head: Head  # lm: model.logits; scalar: model.score
+    card: Card
     config: Config
     step: int
     mesh: Mesh
 
-
-@dataclass(frozen=True)
-class SavedRun:
-    """A checkpoint that is there: where, which step, whose."""
-
-    checkpoints: Checkpoints
-    step: int
-    config: Config
-    tokenizer: Tokenizer
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.card.tokenizer
 
 
-def find_run(path: str | Path) -> SavedRun:
-    """The newest checkpoint of a run directory, or the one that RUN/checkpoints/STEP names.
+def open_model(path: str | Path, mesh: MeshConfig | None = None, head: Head | None = "lm") -> Opened:
+    """Open a trained model for use: `model.logits(params, tokens_BT)`, `tokenizer.encode(text)`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or none with this head; None takes either.
     """
-    folder = Path(path)
-    wanted = int(folder.name) if folder.name.isdecimal() and folder.parent.name == "checkpoints" else None
-    workdir = folder.parent.parent if wanted is not None else folder
-    if not folder.is_dir() or not (workdir / CONFIG).is_file():
-        raise UserError(f"{path}: there is no run\n  mend: name a run, or RUN/checkpoints/STEP")
-    checkpoints = Checkpoints(workdir, None)
-    step = checkpoints.latest() if wanted is None else wanted
-    if step is None or step not in checkpoints.steps():
-        raise UserError(f"{path}: no whole checkpoint is there yet; steps that are: {checkpoints.steps() or 'none'}")
-    config, record = load(workdir / CONFIG), checkpoints.run_json(step)
-    return SavedRun(checkpoints, step, config, tokenizer_from_json(record["tokenizer"]))
-
-
-def open_model(path: str | Path, mesh: MeshConfig | None = None) -> Opened:
-    """Open a trained model for use: `model.logits(params, tokens_BT)`, `tokenizer.encode(text)`."""
-    run = find_run(path)
-    compute = dataclasses.replace(run.config.compute, attention="auto", remat="none")
+    saved = find_model(path)
+    heads = saved.card.heads
+    role = next((role for role in heads if head in (None, heads[role])), None)
+    if role is None:
+        kinds = {"lm": "language model", "scalar": "reward model"}
+        raise UserError(f"{path}: holds a {' and a '.join(kinds[h] for h in heads.values())}, no {kinds[head or 'lm']}")
+    compute = dataclasses.replace(saved.config.compute, attention="auto", remat="none")
     device_mesh = make_mesh(MeshConfig() if mesh is None else mesh)
-    model = build_model(run.config.model, compute, device_mesh)
-    params = restore_weights(run, {"policy": model}, device_mesh)["policy"]
-    return Opened(model, params, run.tokenizer, run.config, run.step, device_mesh)
-
-
-def restore_weights(run: SavedRun, models: Mapping[str, Model], mesh: Mesh) -> Params:
-    """The checkpoint's weights of these roles, straight into their sharding on this mesh."""
-    template = {role: weights_template(model.specs, mesh) for role, model in models.items()}
-    return run.checkpoints.restore_item(run.step, "params", template)
+    model = build_model(saved.config.model, compute, device_mesh, heads[role])
+    params = saved.weights({role: model}, device_mesh)[role]
+    return Opened(model, params, heads[role], saved.card, saved.config, saved.step, device_mesh)

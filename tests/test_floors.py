@@ -14,7 +14,19 @@ FLOORS = [
     {"data", "algos", "rollout", "training"},
     {"evals"},
     {"config"},
-    {"assemble", "stage", "workdir", "plots", "report", "pipeline", "verbs", "cli", "__main__", "__init__"},
+    {
+        "assemble",
+        "benchmarks",
+        "stage",
+        "workdir",
+        "plots",
+        "report",
+        "pipeline",
+        "verbs",
+        "cli",
+        "__main__",
+        "__init__",
+    },
 ]
 HOUSEMATES = FLOORS[0] | FLOORS[7]  # these may import their siblings
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -5,8 +5,20 @@ resolved.config.training.steps      # 100
 resolved.provenance["training.steps"]   # "command line"
 """
 
-from jaxrl_llm.config.resolve import Resolved, load, resolve
+from jaxrl_llm.config.resolve import Resolved, load, of_huggingface, resolve
 from jaxrl_llm.config.root import Config
 from jaxrl_llm.config.show import ABSENT, changed, diff, dump, flatten, save
 
-__all__ = ["ABSENT", "Config", "Resolved", "changed", "diff", "dump", "flatten", "load", "resolve", "save"]
+__all__ = [
+    "ABSENT",
+    "Config",
+    "Resolved",
+    "changed",
+    "diff",
+    "dump",
+    "flatten",
+    "load",
+    "of_huggingface",
+    "resolve",
+    "save",
+]

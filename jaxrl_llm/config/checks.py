@@ -48,7 +48,7 @@ def _training(config: Config) -> Iterator[Problem]:
 def _data(config: Config) -> Iterator[Problem]:
     data, blank = config.data, DataConfig()
     single = [name for name in CorpusConfig.__dataclass_fields__ if hasattr(data, name)]
-    if not data.mix and data.path is None:
+    if not data.mix and data.path is None and config.training.steps:
         yield Problem(("data",), "there is no data: set data.path=FILE, or data.mix.NAME.path=FILE for each of several")
     elif data.mix:
         for name in single:

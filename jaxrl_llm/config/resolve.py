@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxrl_llm.config.checks import check
-from jaxrl_llm.config.inherit import inherited
+from jaxrl_llm.config.inherit import huggingface_layer, inherited
 from jaxrl_llm.config.layers import file_layers, find_config, parse_overrides
 from jaxrl_llm.config.problems import refuse
 from jaxrl_llm.config.root import PRESET_TABLES, Config
 from jaxrl_llm.config.show import leaf_origins
 from jaxrl_llm.config.validate import build
-from jaxrl_llm.config.yaml_source import shown
+from jaxrl_llm.config.yaml_source import Node, shown
+from jaxrl_llm.data.config import DataConfig
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,14 @@ def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """`resolve` without the history."""
     return resolve(path, overrides).config
+
+
+def of_huggingface(folder: Path, workdir: str) -> Resolved:
+    """The config of a Hugging Face model as a run of no steps: it needs no data, and what opens runs opens it."""
+    origin = shown(folder / "config.json")
+    layer = huggingface_layer(folder, origin)
+    context = layer.value["model"].value["context"].value
+    own = {"workdir": workdir, "training": {"steps": 0}, "data": {"length": min(DataConfig().length, context)}}
+    config, tree = build(Config, [Node.of(own, origin), layer], PRESET_TABLES)
+    refuse(check(config), tree)
+    return Resolved(config, origin, leaf_origins(tree))

@@ -28,7 +28,7 @@ class Config:
     seed: int = 0
     """Decides the initial weights, the order of the data and the samples."""
     init_from: str | None = None
-    """A run or checkpoint whose weights this run starts from."""
+    """A run, a checkpoint or a Hugging Face directory whose weights this run starts from."""
     init_optimizer: bool = False
     """Take over its optimizer state as well."""
     model: LlamaConfig = LlamaConfig()

@@ -10,10 +10,10 @@ from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
 from jaxrl_llm.models.decoder import build_decoder
 from jaxrl_llm.models.heads import project, score_tokens_chunked
 from jaxrl_llm.models.layers import make_rope, rms_norm, rope_frequencies
-from jaxrl_llm.models.llama import Head, LlamaConfig, block, cast, flops_per_token, llama_specs, unstack
+from jaxrl_llm.models.llama import LlamaConfig, block, cast, flops_per_token, llama_specs, unstack
 from jaxrl_llm.parallel.mesh import BATCH_AXES
 from jaxrl_llm.parallel.specs import ParamSpec, init_params, is_spec, partition_spec
-from jaxrl_llm.types import Model, Params, Tokens, TokenScores
+from jaxrl_llm.types import Head, Model, Params, Tokens, TokenScores
 
 REMAT = {
     "none": lambda f: f,

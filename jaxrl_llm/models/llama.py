@@ -15,7 +15,7 @@ from pydantic import Field
 from jaxrl_llm.models.layers import Rope, rms_norm, swiglu
 from jaxrl_llm.parallel.specs import ParamSpec, normal, ones, zeros
 from jaxrl_llm.schema import schema
-from jaxrl_llm.types import Params
+from jaxrl_llm.types import Head, Params
 
 
 @schema
@@ -45,8 +45,6 @@ class NoRopeScaling:
 
 
 RopeScaling = Annotated[NoRopeScaling | LinearRope | Llama3Rope, Field(discriminator="kind")]
-
-Head = Literal["lm", "scalar"]  # what is read off the last layer: logits over the vocabulary, or one number
 
 
 @schema

@@ -118,30 +118,30 @@ class Sampler:
         prompts: Sequence[Sequence[int]],
         *,
         n: int = 1,
-        max_new_tokens: int,
+        max_new_tokens: int | Sequence[int],
         seed: int,
         watch: Watch | None = None,
         progress: Callable[[Stats], None] | None = None,
     ) -> tuple[list[list[Completion]], Stats]:
-        """See the class.  Prompts are ids, BOS included.
+        """See the class.  Prompts are ids, BOS included; `max_new_tokens` is one number, or one for each prompt.
 
         Raises:
             UserError: a prompt is empty, or longer than the context leaves room for.
         """
-        self._check(prompts, max_new_tokens)
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        self._check(prompts, limits)
         weights = self._functions.prepare(params)
         jobs = deque(_Job(prompt, sample) for prompt in range(len(prompts)) for sample in range(n))
         n_slots = self._slots
-        longest = max(len(prompt) for prompt in prompts) + max_new_tokens
-        slots = self._functions.empty(n_slots, -(-longest // CACHE_STEP) * CACHE_STEP, max_new_tokens)
+        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        slots = self._functions.empty(n_slots, -(-longest // CACHE_STEP) * CACHE_STEP, max(limits))
         rollout = _Rollout(queue=jobs, owners=[None] * n_slots, counts=np.zeros(n_slots, np.int32))
         done: list[list[Completion | None]] = [[None] * n for _ in prompts]
-        limits_B = np.full(n_slots, max_new_tokens, np.int32)
         while rollout.queue or any(rollout.owners):
             if rollout.queue and (self._refill or not any(rollout.owners)):
-                slots = self._fill(weights, slots, rollout, prompts, seed, limits_B)
+                slots = self._fill(weights, slots, rollout, prompts, limits, seed)
             watched = watch is not None or bool(self._stop_strings)
-            most = CHUNK if rollout.queue or watched else max_new_tokens
+            most = CHUNK if rollout.queue or watched else max(limits)
             slots = self._functions.write(weights, slots, most, self._may_be_done(rollout))
             slots = self._stop(slots, rollout) if self._stop_strings else slots
             for job, completion in self._harvest(slots, rollout, watch):
@@ -150,20 +150,20 @@ class Sampler:
                 progress(rollout.stats)
         return done, rollout.stats  # type: ignore[return-value]
 
-    def _check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-        for i, prompt in enumerate(prompts, start=1):
+    def _check(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
+        for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True), start=1):
             if not len(prompt):
                 raise UserError(f"prompt {i} is empty: it needs at least one token")
-            if len(prompt) + max_new_tokens > self._context:
+            if len(prompt) + limit > self._context:
                 raise UserError(
-                    f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens} new ones it exceeds the model's "
+                    f"prompt {i} has {len(prompt)} tokens; with {limit} new ones it exceeds the model's "
                     f"context of {self._context}\n  mend: a shorter prompt, or fewer new tokens"
                 )
 
     def _may_be_done(self, rollout: _Rollout) -> int:
-        """While others wait, an eighth of the slots may stand idle before the host is asked to fill them."""
+        """While others wait, a few slots may stand idle before the host is asked to fill them."""
         n_slots, idle = len(rollout.owners), sum(owner is None for owner in rollout.owners)
-        return idle + n_slots // 8 if rollout.queue and self._refill else n_slots
+        return idle + n_slots // 32 if rollout.queue and self._refill else n_slots
 
     def _fill(
         self,
@@ -171,8 +171,8 @@ class Sampler:
         slots: Slots,
         rollout: _Rollout,
         prompts: Sequence[Sequence[int]],
+        limits: Sequence[int],
         seed: int,
-        limits_B: np.ndarray,
     ) -> Slots:
         """Start the next completions in the free slots; one `insert` for each batch of prompts they come from."""
         starts: dict[int, tuple[Prompts, np.ndarray]] = {}
@@ -193,6 +193,7 @@ class Sampler:
                 del rollout.ready[job.prompt]  # its last completion has started: the batch is freed with its last
         numbers = np.asarray([(job.prompt, job.sample) for job in jobs], np.uint32)
         keys_B = self._keys(np.uint32(seed), numbers[:, 0], numbers[:, 1])
+        limits_B = np.asarray([limits[job.prompt] for job in jobs], np.int32)
         for batch, rows_B in starts.values():
             slots = self._functions.insert(slots, batch, rows_B, keys_B, limits_B)
         return slots
