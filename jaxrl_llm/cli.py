@@ -41,6 +41,24 @@ def _generate() -> ModuleType:
     return generate
 
 
+def _import() -> ModuleType:
+    from jaxrl_llm.verbs import import_
+
+    return import_
+
+
+def _export() -> ModuleType:
+    from jaxrl_llm.verbs import export
+
+    return export
+
+
+def _chat() -> ModuleType:
+    from jaxrl_llm.verbs import chat
+
+    return chat
+
+
 def _data() -> ModuleType:
     from jaxrl_llm.verbs import data
 
@@ -75,6 +93,9 @@ VERBS: dict[str, Verb] = {
     "train": Verb("train one stage; the same command resumes it", _train),
     "run": Verb("run a pipeline of stages, skipping what is done", _run),
     "generate": Verb("sample text from a run or a checkpoint", _generate),
+    "chat": Verb("talk with a model in the terminal", _chat),
+    "import": Verb("a Hugging Face model into a run directory", _import),
+    "export": Verb("a model into a Hugging Face directory", _export),
     "data": Verb("build token shards, look at rows", _data),
     "tokenizer": Verb("train a SentencePiece tokenizer", _tokenizer),
     "bench": Verb("measure speed and memory", _bench),

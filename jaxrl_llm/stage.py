@@ -49,7 +49,9 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     initial = find_model(config.init_from) if config.init_from else None
     tokenizer = choose_tokenizer(config, initial)
     parts = assemble(config)
-    card = Card(tokenizer, parts.algo.trained, initial.card.generation if initial else {})
+    if initial is not None:
+        refuse_other_model(config, initial, parts.algo.trained)
+    card = Card(tokenizer, parts.algo.trained)
     source = main_first(lambda: open_source(config, parts, tokenizer))
     evaluate = main_first(lambda: make_evaluation(config, parts, tokenizer))
     main_first(lambda: claim(workdir, resolved) if is_main() else None)
@@ -135,18 +137,22 @@ def start(
         return saved.state, step
     if initial is None:
         return parts.new_state(parts.init_params(config.seed)), None
-    refuse_other_shape(config, initial, parts.algo.trained)
     state = parts.new_state(initial.weights(parts.models, parts.mesh))
-    if config.init_optimizer:
+    if config.init_optimizer and initial.optimizer is not None:
         state = dataclasses.replace(state, opt_state=initial.optimizer(state.opt_state))
     return state, None
 
 
-def refuse_other_shape(config: Config, initial: SavedModel, trained: Mapping[str, Head]) -> None:
-    """A UserError where the weights of `init_from` are not this model's, or of other roles."""
+def refuse_other_model(config: Config, initial: SavedModel, trained: Mapping[str, Head]) -> None:
+    """A UserError where `init_from` does not have what this run takes from it: its roles, its shapes, an optimizer."""
     if trained.items() - initial.card.heads.items():
         there, here = (", ".join(f"{role} ({head})" for role, head in x.items()) for x in (initial.card.heads, trained))
         raise UserError(f"init_from={config.init_from} holds {there}; algo.kind={config.algo.kind} trains {here}")
+    if config.init_optimizer and initial.optimizer is None:
+        raise UserError(
+            f"init_from={config.init_from} is a Hugging Face directory, which has no optimizer state\n"
+            "  mend: init_optimizer=false"
+        )
     ours, theirs = vars(config.model), vars(initial.config.model)
     keys = [key for key in ours if key not in ("preset", "context") and ours[key] != theirs[key]]
     if keys:
@@ -233,7 +239,7 @@ def write_sample(config: Config, parts: Assembly, state: TrainState, tokenizer: 
         parts.models["policy"],
         parts.mesh,
         SamplingConfig(temperature=0.8),
-        stop_ids=[tokenizer.eos_id],
+        stop_ids=sorted(tokenizer.stop_ids),
         context=config.model.context,
         slots=1,
     )

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -99,20 +99,18 @@ class Card:
 
     tokenizer: Tokenizer
     heads: Mapping[str, Head]  # of each role whose weights are there
-    generation: Json = field(default_factory=dict)  # the generation_config.json that the first weights came with
     score: ScoreScale | None = None  # of a reward model
 
     def to_json(self) -> Json:
         """For `from_json`."""
         score = None if self.score is None else dataclasses.asdict(self.score)
-        heads = dict(self.heads)
-        return {"tokenizer": self.tokenizer.to_json(), "heads": heads, "generation": self.generation, "score": score}
+        return {"tokenizer": self.tokenizer.to_json(), "heads": dict(self.heads), "score": score}
 
     @staticmethod
     def from_json(json: Json) -> "Card":
         """The card that `to_json` described."""
         score = None if json["score"] is None else ScoreScale(**json["score"])
-        return Card(tokenizer_from_json(json["tokenizer"]), json["heads"], json["generation"], score)
+        return Card(tokenizer_from_json(json["tokenizer"]), json["heads"], score)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class SavedModel:
     card: Card
     step: int
     weights: Callable[[Mapping[str, Model], Mesh], Params]  # of these roles, float32, straight into their sharding
-    optimizer: Callable[[Params], Params]  # its state, into the shapes and shardings of a template
+    optimizer: Callable[[Params], Params] | None  # its state, into the shapes and shardings of a template
 
 
 def find_model(path: str | Path) -> SavedModel:
@@ -140,7 +138,7 @@ def find_model(path: str | Path) -> SavedModel:
     if is_huggingface(folder):
         return find_huggingface(folder)
     raise UserError(
-        f"{path}: there is no model: neither a run ({CONFIG}) nor a Hugging Face directory (config.json)\n"
+        f"{path}: there is no run ({CONFIG}) and no Hugging Face model (config.json)\n"
         "  mend: name a run, RUN/checkpoints/STEP, or a Hugging Face directory"
     )
 
@@ -175,10 +173,7 @@ def find_huggingface(folder: Path) -> SavedModel:
     def weights(models: Mapping[str, Model], mesh: Mesh) -> Params:
         return {role: read_weights(folder, model.specs, mesh) for role, model in models.items()}
 
-    def optimizer(template: Params) -> Params:
-        raise UserError(f"{folder}: a Hugging Face directory has no optimizer state\n  mend: init_optimizer=false")
-
-    return SavedModel(config, Card(tokenizer, heads, found.generation, found.score), 0, weights, optimizer)
+    return SavedModel(config, Card(tokenizer, heads, found.score), 0, weights, optimizer=None)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,31 @@ class SentencePieceConfig:
     """The .model file."""
 
 
-TokenizerConfig = Annotated[BytesConfig | SentencePieceConfig, Field(discriminator="kind")]
+@schema
+class JsonConfig:
+    """A tokenizer.json by itself."""
+
+    kind: Literal["json"] = "json"
+    path: str
+    """The file, which may be gzipped."""
+    bos_token: str | None = None
+    """How it spells BOS; null: as the file says, else by the usual names."""
+    eos_token: str | None = None
+    """How it spells EOS; null: by the usual names."""
+
+
+@schema
+class HuggingFaceConfig:
+    """The tokenizer of a Hugging Face directory: tokenizer.json or tokenizer.model, with what the files beside say."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    path: str
+    """The directory."""
+
+
+TokenizerConfig = Annotated[
+    BytesConfig | SentencePieceConfig | JsonConfig | HuggingFaceConfig, Field(discriminator="kind")
+]
 
 
 @schema

@@ -19,10 +19,10 @@ from jaxrl_llm.rollout.sampling import SamplingConfig
 from jaxrl_llm.rollout.slots import Prompts, Slots, make_slot_functions
 from jaxrl_llm.types import Model, Params
 
-CHUNK = 16  # tokens between two looks at which slots are done
+CHUNK = 16  # tokens between two looks at which slots are done, unless said otherwise
 PREFILL_TOKENS = 8192  # of prompts that are run at once, padding included
 SMALLEST_BUCKET = 16  # prompts are padded to a power of two, at least this
-CACHE_STEP = 64  # cache lengths are multiples of this, so that many lengths share a compilation
+CACHE_STEP = 64  # cache lengths are multiples of this, unless said otherwise
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class Sampler:
         stop_strings: text that ends a completion, cut after the token that completes it; needs `to_text`.
         to_text: ids -> text.
         refill: fill slots again when their completions end; False waits for all of them, for comparison.
+        chunk: tokens between two looks at what is done; few where someone watches.
+        cache_step: lengths of the cache are multiples of this; each other length compiles anew.
     """
 
     def __init__(
@@ -104,9 +106,12 @@ class Sampler:
         stop_strings: Sequence[str] = (),
         to_text: Callable[[Sequence[int]], str] | None = None,
         refill: bool = True,
+        chunk: int = CHUNK,
+        cache_step: int = CACHE_STEP,
     ) -> None:
         self._functions = make_slot_functions(model, mesh, sampling, tuple(stop_ids))
-        self._context, self._refill = context, refill
+        self._context, self._refill, self._chunk = context, refill, chunk
+        self._cache_step = cache_step
         self._stop_ids, self._stop_strings, self._to_text = frozenset(stop_ids), tuple(stop_strings), to_text
         ways = mesh.shape["data"]
         self._slots = -(-slots // ways) * ways
@@ -134,14 +139,14 @@ class Sampler:
         jobs = deque(_Job(prompt, sample) for prompt in range(len(prompts)) for sample in range(n))
         n_slots = self._slots
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        slots = self._functions.empty(n_slots, -(-longest // CACHE_STEP) * CACHE_STEP, max(limits))
+        slots = self._functions.empty(n_slots, -(-longest // self._cache_step) * self._cache_step, max(limits))
         rollout = _Rollout(queue=jobs, owners=[None] * n_slots, counts=np.zeros(n_slots, np.int32))
         done: list[list[Completion | None]] = [[None] * n for _ in prompts]
         while rollout.queue or any(rollout.owners):
             if rollout.queue and (self._refill or not any(rollout.owners)):
                 slots = self._fill(weights, slots, rollout, prompts, limits, seed)
             watched = watch is not None or bool(self._stop_strings)
-            most = CHUNK if rollout.queue or watched else max(limits)
+            most = self._chunk if rollout.queue or watched else max(limits)
             slots = self._functions.write(weights, slots, most, self._may_be_done(rollout))
             slots = self._stop(slots, rollout) if self._stop_strings else slots
             for job, completion in self._harvest(slots, rollout, watch):

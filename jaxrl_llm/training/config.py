@@ -9,8 +9,8 @@ from jaxrl_llm.schema import schema
 class TrainingConfig:
     """The loop."""
 
-    steps: int = Field(default=1000, ge=0)
-    """Updates; 0 is an imported model's, which needs no data."""
+    steps: int = Field(default=1000, ge=0)  # 0: an imported model, which needs no data
+    """Updates."""
     batch_size: int = Field(default=8, ge=1)
     """Sequences a step, over all devices and micro-batches."""
     micro_batches: int = Field(default=1, ge=1)

@@ -18,7 +18,7 @@ SLOTS = 64  # completions written at once
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("model", help="a run directory, or RUN/checkpoints/STEP")
+    parser.add_argument("model", help="a run directory, RUN/checkpoints/STEP, or a Hugging Face directory")
     parser.add_argument("--prompt", action="append", help='text to continue; may be given again; default: ""')
     parser.add_argument("--prompts", metavar="FILE", help='a prompt a line, or JSONL rows {"prompt": ...} (.jsonl)')
     parser.add_argument("--n", type=int, default=1, help="completions of each prompt (default 1)")
@@ -137,13 +137,13 @@ def sample(opened: "Opened", prompts: list[str], args: argparse.Namespace) -> li
         opened.model,
         opened.mesh,
         sampling_config(args),
-        stop_ids=[tokenizer.eos_id],
+        stop_ids=sorted(tokenizer.stop_ids),
         context=opened.config.model.context,
         slots=min(SLOTS, total),
         stop_strings=args.stop,
         to_text=tokenizer.decode,
     )
-    ids = [[tokenizer.bos_id, *tokenizer.encode(prompt)] for prompt in prompts]
+    ids = [tokenizer.encode_prompt(prompt) or [tokenizer.bos_id] for prompt in prompts]
     columns = (BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f} completions"), TimeRemainingColumn())
     screen = Console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=total == 1 or not screen.is_terminal) as bar:
@@ -159,7 +159,7 @@ def sample(opened: "Opened", prompts: list[str], args: argparse.Namespace) -> li
     return [
         {
             "prompt": prompt,
-            "completion": tokenizer.decode(completion.tokens),
+            "completion": tokenizer.decode(completion.tokens, continued=bool(prompt)),
             "ended": completion.ended,
             "tokens": completion.tokens,
             "logp": [round(float(x), 6) for x in completion.logp],

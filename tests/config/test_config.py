@@ -117,7 +117,7 @@ def test_provenance(write: Callable[..., str]) -> None:
             "c.yaml:3: training.steps: expected a whole number, found the number 1000.0; write 1000",
         ),
         ("training: {steps: true}", "c.yaml:3: training.steps: expected a whole number, found true"),
-        ("training: {steps: 0}", "c.yaml:3: training.steps: expected at least 1, found the number 0"),
+        ("training: {steps: -1}", "c.yaml:3: training.steps: expected at least 0, found the number -1"),
         ("training: 3", "c.yaml:3: training: expected a mapping (key: value), found the number 3"),
         ("training: null", "c.yaml:3: training: expected a mapping (key: value), found null"),
         ("schedule: {lr: false}", "c.yaml:3: schedule.lr: expected a number, found false"),

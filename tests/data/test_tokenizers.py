@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from jaxrl_llm.data import tokenizers
 from jaxrl_llm.data.config import BytesConfig, SentencePieceConfig
 from jaxrl_llm.data.tokenizers import (
     BytesTokenizer,
     SentencePieceTokenizer,
     make_tokenizer,
+    sentencepiece_tokenizer,
     tokenizer_from_json,
     train_sentencepiece,
+    training,
 )
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.tasks import corpus
@@ -129,17 +130,17 @@ def test_long_texts_are_encoded_in_slices_with_the_same_ids(
 ) -> None:
     text = " ".join(TEXTS) + "  two  spaces  "
     for tokenizer in (trained["bpe"], trained["unigram"], SentencePieceTokenizer(model_bytes(), "defaults")):
-        monkeypatch.setattr(tokenizers, "SLICE", 1 << 30)
+        monkeypatch.setattr(sentencepiece_tokenizer, "SLICE", 1 << 30)
         whole = tokenizer.encode(text)
-        monkeypatch.setattr(tokenizers, "SLICE", 50)
-        assert len(list(tokenizer._slices(text))) > 100
+        monkeypatch.setattr(sentencepiece_tokenizer, "SLICE", 50)
+        assert len(list(tokenizer._first.slices(text))) > 100
         assert tokenizer.encode(text) == whole
 
 
 def test_training_is_quiet_and_repeatable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tokenizers, "SENTENCES", 100)  # fewer than there are, so they are sampled
+    monkeypatch.setattr(training, "SENTENCES", 100)  # fewer than there are, so they are sampled
     prints = {train_sentencepiece(iter(TEXTS), 350, tmp_path / f"{i}.model").fingerprint for i in range(2)}
     assert len(prints) == 1
     assert capfd.readouterr() == ("", "")

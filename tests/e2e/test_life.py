@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,6 +12,8 @@ import yaml
 
 import jaxrl_llm
 from jaxrl_llm.cli import main
+from jaxrl_llm.data import chat
+from jaxrl_llm.data.streaming import Detokenizer
 from tests.launcher import rows, write_config
 
 MESH = ["mesh.data=2", "mesh.fsdp=4"]
@@ -86,6 +89,38 @@ def test_generate_is_the_same_for_the_same_seed(run: Path, tmp_path: Path, capsy
     assert "exceeds the model's context of 256" in capsys.readouterr().err
 
 
+def test_chat_keeps_the_dialogue_and_ctrl_c_stops_the_answer_alone(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["Hello", "/what", "again", "/reset", "Hello", "Stop me", "still here?", "x" * 300])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines, None) or (_ for _ in ()).throw(EOFError()))
+    asked: list[list[str]] = []
+    tokenize = chat.tokenize_prompt
+
+    def spy(tokenizer: Any, template: Any, messages: Any) -> list[int]:
+        asked.append([message["content"] for message in messages])
+        return tokenize(tokenizer, template, messages)
+
+    push = Detokenizer.push
+
+    def interrupted(self: Detokenizer, token: int) -> str:
+        if asked[-1][-1] == "Stop me":
+            raise KeyboardInterrupt
+        return push(self, token)
+
+    monkeypatch.setattr(chat, "tokenize_prompt", spy)
+    monkeypatch.setattr(Detokenizer, "push", interrupted)
+    assert main(["chat", str(run), "--max-new-tokens", "8", "--template", "plain", "--seed", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "/what is no command" in out
+    assert "(a new dialogue)" in out
+    assert "(stopped)" in out
+    assert "the dialogue has" in out  # too long for the model: said, and the dialogue goes on
+    assert [len(messages) for messages in asked] == [1, 3, 1, 3, 5, 7]
+    assert asked[1][0] == "Hello"
+    assert asked[1][1] == asked[3][1] != ""  # the same question and seed, the same answer; it is part of what is asked
+
+
 def test_training_on_starts_where_the_run_ended(run: Path, tmp_path: Path) -> None:
     """init_from takes weights, model and tokenizer; with init_optimizer also the moments; the schedule starts anew."""
     config = write_config(tmp_path, "next", text=run.parent / "text.txt")
@@ -145,11 +180,14 @@ def test_domains_are_evaluated_each_by_itself(run: Path, tmp_path: Path) -> None
         f"new: {{path: {tmp_path / 'new.txt'}, weight: 0.75, holdout: 0.2}}}}",
         f"eval.corpora.other.path={tmp_path / 'other.txt'}",
         "training.steps=8",
+        "eval.max_rows=16",
+        "eval.batch_size=16",
     ]
     assert main(["train", str(config), *MESH, *overrides]) == 0
     report = json.loads((tmp_path / "mix" / "report.json").read_text())
     assert set(report["evals"]) == {"old", "new", "other"}
     new = rows(tmp_path / "mix", "new")
+    assert new[-1]["tokens"] == 16 * 32
     assert new[-1]["loss"] < new[0]["loss"]
     assert "Before and after" in (tmp_path / "mix" / "report.md").read_text()
 

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests.golden.llama_cases import BASE, CASES, weight
+from tests.golden.llama_cases import BASE, CASES, tokens_BT, weight
 
 FAMILIES = {"llama": "Llama", "llama3": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 SPECIAL = {"bos_token_id": 1, "eos_token_id": 2}
+REWARD_CASES = ("llama", "qwen2_bias")
+LENGTHS = (24, 17)
 
 
 def family(name: str) -> str:
@@ -109,3 +111,10 @@ def write(
         where |= dict.fromkeys(part, file)
     (directory / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
     return directory
+
+
+def padded_BT() -> np.ndarray:
+    """tokens_BT with the second row cut short, 0 (PAD) after it and nowhere else."""
+    rows = np.maximum(tokens_BT(), 1)
+    rows[1, LENGTHS[1] :] = 0
+    return rows

@@ -11,19 +11,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from tests.golden.hf_directories import write
-from tests.golden.llama_cases import tokens_BT
+from tests.golden.hf_directories import REWARD_CASES, padded_BT, write
 
-REWARD_CASES = ("llama", "qwen2_bias")
-LENGTHS = (24, 17)
 STORIES = Path(__file__).parent.parent.parent.parent / "shared" / "data" / "stories260k"
-
-
-def padded_BT() -> np.ndarray:
-    """tokens_BT with the second row cut short, 0 (PAD) after it and nowhere else."""
-    rows = np.maximum(tokens_BT(), 1)
-    rows[1, LENGTHS[1] :] = 0
-    return rows
 
 
 def scores_B(name: str) -> np.ndarray:
@@ -36,9 +26,7 @@ def scores_B(name: str) -> np.ndarray:
 
 def greedy_ids() -> np.ndarray:
     model = AutoModelForCausalLM.from_pretrained(STORIES)
-    out = model.generate(
-        torch.tensor([[1]]), do_sample=False, max_new_tokens=200, min_new_tokens=200, eos_token_id=None
-    )
+    out = model.generate(torch.tensor([[1]]), do_sample=False, max_new_tokens=200, eos_token_id=None)
     return out[0, 1:].numpy()
 
 

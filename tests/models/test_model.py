@@ -1,6 +1,7 @@
 """Properties of the model that hold whatever the weights are."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxrl_llm.models.attention import ATTENTION, choose_attention, splash
 from jaxrl_llm.models.heads import score_tokens, score_tokens_chunked
 from jaxrl_llm.models.llama import flops_per_token, llama_specs
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
-from jaxrl_llm.parallel.specs import count_params
+from jaxrl_llm.parallel.specs import count_params, is_spec
 from jaxrl_llm.types import Tokens
 
 CONFIG = LlamaConfig(vocab_size=96, d_model=32, d_ff=48, n_layers=2, n_heads=4, n_kv_heads=2)
@@ -83,6 +84,26 @@ def test_how_it_is_computed_changes_neither_loss_nor_gradient(params: dict, comp
     (value, grads), (other, other_grads) = loss(ComputeConfig()), loss(compute)
     np.testing.assert_allclose(other, value, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), other_grads, grads)
+
+
+def test_the_settings_do_what_they_say(params: dict) -> None:
+    """remat saves memory, in the order none > dots > full; scan is one loop over the layers, unroll is none."""
+    deep = dataclasses.replace(CONFIG, n_layers=6)
+    batch = plain_rows(jnp.tile(tokens(1), (4, 8)))
+
+    def compiled(compute: ComputeConfig) -> Any:
+        model = build_model(deep, compute, MESH)
+        weights = jax.eval_shape(lambda: jax.tree.map(lambda s: jnp.zeros(s.shape), model.specs, is_leaf=is_spec))
+        loss = lambda p: -model.token_scores(p, batch).logp_BT.mean()
+        return jax.jit(jax.grad(loss)).lower(weights).compile()
+
+    memory = {
+        remat: compiled(ComputeConfig(remat=remat)).memory_analysis().temp_size_in_bytes  # type: ignore[arg-type]
+        for remat in ("none", "dots", "full")
+    }
+    assert memory["none"] > memory["dots"] > memory["full"]
+    loops = {layers: compiled(ComputeConfig(layers=layers)).as_text().count(" while(") for layers in ("scan", "unroll")}  # type: ignore[arg-type]
+    assert loops["scan"] >= loops["unroll"] + 2  # forward and backward
 
 
 def test_jit_equals_no_jit(params: dict) -> None:

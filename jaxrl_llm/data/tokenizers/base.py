@@ -1,6 +1,8 @@
 """What every tokenizer offers, whatever its file: text to ids, ids to bytes to text, and which ids are special."""
 
 import base64
+import functools
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -113,6 +115,11 @@ class Tokenizer(ABC):
         """This tokenizer, to which the added tokens of these names are special as well."""
         return self
 
+    @functools.cached_property
+    def special_pattern(self) -> re.Pattern[str]:
+        """Finds special tokens in a text."""
+        return any_of(self.specials)
+
     def decode(self, ids: Iterable[int], continued: bool = False) -> str:
         """The text of some ids; special ids and ids past the vocabulary give none, bytes that are not UTF-8 U+FFFD.
 
@@ -165,6 +172,11 @@ class Tokenizer(ABC):
         raise UserError(
             f"{origin}: {name} {token!r} is not in the vocabulary\n  mend: correct {name} in tokenizer_config.json"
         )
+
+
+def any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Finds any of some texts, the longest where several begin."""
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
 
 def not_unicode(text: str) -> UserError:

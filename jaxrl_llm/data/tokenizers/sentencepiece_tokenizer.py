@@ -10,9 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
-from jaxrl_llm.data.tokenizers.base import Settings, Tokenizer, not_unicode
-from jaxrl_llm.data.tokenizers.byte_tokenizer import config_file
+from jaxrl_llm.data.tokenizers.base import Settings, Tokenizer, any_of, not_unicode
+from jaxrl_llm.data.tokenizers.sentencepiece_files import sentencepiece_files
 from jaxrl_llm.errors import UserError
 
 SLICE = 1 << 16  # characters that SentencePiece encodes at once: on a whole book it is three times slower
@@ -73,13 +74,10 @@ class SentencePieceTokenizer(Tokenizer):
 
     def files(self) -> dict[str, bytes]:
         """See `Tokenizer`."""
-        if self._settings is not None:
-            return dict(self._settings.files)
-        of_class = {"legacy": self._spaced, "add_prefix_space": self.starts_with_space}
-        config = config_file(
-            self, "LlamaTokenizer", unk_token=self._pieces.IdToPiece(self._pieces.unk_id()), **of_class
-        )
-        return {"tokenizer.model": self._model, "tokenizer_config.json": config}
+        made = {} if self._settings is None else self._settings.files
+        if "tokenizer_config.json" not in made:
+            made = {**made, **sentencepiece_files(self._model, self, self._spaced)}
+        return dict(made)
 
     @functools.cached_property
     def _further(self) -> "_Encoder":
@@ -91,8 +89,8 @@ class SentencePieceTokenizer(Tokenizer):
     @functools.cached_property
     def _ordinary(self) -> re.Pattern[str] | None:
         """Finds added tokens that are not special."""
-        texts = sorted(self.added.keys() - self.specials.keys(), key=len, reverse=True)
-        return re.compile(f"({'|'.join(map(re.escape, texts))})") if texts else None
+        texts = self.added.keys() - self.specials.keys()
+        return re.compile(f"({any_of(texts).pattern})") if texts else None
 
     def _split(self, parts: Sequence[str | int]) -> Iterator[str | int]:
         for part in parts:
@@ -109,7 +107,7 @@ class SentencePieceTokenizer(Tokenizer):
                     f"{self._pieces.IdToPiece(token.id)!r} in the model\n  mend: correct added_tokens_decoder in "
                     "tokenizer_config.json, or the ids in added_tokens.json"
                 )
-        controls = {self._pieces.IdToPiece(i): i for i in range(self._size) if self._pieces.IsControl(i)}
+        controls = {self._pieces.IdToPiece(i): i for i in range(self._size) if self._is_control(i)}
         self.added = controls | {token.text: token.id for token in said.added}
         named = {*said.special, *(text for text in (said.bos_token, said.eos_token, said.pad_token) if text)}
         inside = {text: self._pieces.PieceToId(text) for text in named}
@@ -141,7 +139,11 @@ class SentencePieceTokenizer(Tokenizer):
     def _spelled(self) -> list[int]:
         """Special ids that the model itself would make of a text."""
         inside = (i for i in self.specials.values() if i < self._size)
-        return [i for i in inside if not (self._pieces.IsControl(i) or self._pieces.IsUnknown(i))]
+        return [i for i in inside if not self._is_control(i)]
+
+    def _is_control(self, id: int) -> bool:
+        """The model makes this id of no text that spells it."""
+        return self._pieces.IsControl(id) or self._pieces.IsUnknown(id)
 
     def _spell(self, id: int) -> bytes:
         if id in self._hidden or not 0 <= id < self.vocab_size:
@@ -151,7 +153,7 @@ class SentencePieceTokenizer(Tokenizer):
         text = self._pieces.IdToPiece(id)
         if self._pieces.IsByte(id):
             return bytes((int(text[1:-1], 16),))
-        return b" \xe2\x81\x87 " if self._pieces.IsUnknown(id) else text.replace(SPACE_MARK, " ").encode()
+        return text.replace(SPACE_MARK, " ").encode()
 
 
 class _Encoder:
@@ -197,9 +199,7 @@ def _load(model: bytes, origin: str) -> sentencepiece.SentencePieceProcessor:
 
 def _edited(model: bytes, hidden: Collection[int], adds_space: bool = True) -> bytes:
     """A model that makes the ids `hidden` of no text, and without `adds_space` keeps the start of a text as it is."""
-    from sentencepiece import sentencepiece_model_pb2
-
-    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)  # type: ignore[attr-defined]  # made at import
     for id in hidden:
         proto.pieces[id].type = proto.pieces[id].CONTROL
     if not adds_space:

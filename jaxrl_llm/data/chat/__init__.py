@@ -1,0 +1,21 @@
+"""Conversations as text and as tokens, by the template that the model was trained with.
+
+>>> template = find_template(tokenizer)
+>>> template.render([{"role": "user", "content": "Hello"}], add_generation_prompt=True)
+'<|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\n'
+>>> ids, trained = tokenize_chat(tokenizer, template, messages)
+"""
+
+from jaxrl_llm.data.chat.template import BUNDLED, Message, Template, find_template
+from jaxrl_llm.data.chat.tokens import ChatTokens, chat_stop_ids, tokenize_chat, tokenize_prompt
+
+__all__ = [
+    "BUNDLED",
+    "ChatTokens",
+    "Message",
+    "Template",
+    "chat_stop_ids",
+    "find_template",
+    "tokenize_chat",
+    "tokenize_prompt",
+]

@@ -1,0 +1,193 @@
+"""A conversation as tokens, and which of them the assistant wrote."""
+
+import functools
+from collections.abc import Collection, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from jaxrl_llm.data.chat.layout import Layout, Turn, lay_out
+from jaxrl_llm.data.chat.template import Message, Template
+from jaxrl_llm.data.tokenizers import Tokenizer
+from jaxrl_llm.errors import UserError
+
+
+class ChatTokens(NamedTuple):
+    """Ids, and for each whether the assistant wrote it, so that one trains on it."""
+
+    ids: list[int]
+    trained: list[bool]
+
+
+class _Special(NamedTuple):
+    """A special token at the characters begin .. end of a text."""
+
+    begin: int
+    end: int
+    id: int
+
+
+class _Span(NamedTuple):
+    """The characters begin .. end of a text are an answer; `ended`: with the token that ends it."""
+
+    message: int
+    begin: int
+    end: int
+    ended: bool
+
+
+def tokenize_chat(
+    tokenizer: Tokenizer, template: Template, messages: Sequence[Message], train_on: Literal["all", "last"] = "all"
+) -> ChatTokens:
+    """The tokens of a conversation: BOS exactly once, and each answer with the token that ends it.
+
+    That token is the special one that the template writes after an answer, else EOS, put in there.  Only the template
+    makes special tokens: a message that spells one is text.  An answer begins where the prompt for it ends, so it
+    follows the very tokens that `tokenize_prompt` makes.
+
+    Args:
+        tokenizer: that of the model.
+        template: from `find_template` for this tokenizer.
+        messages: {"role", "content"} each.
+        train_on: all the answers, or only the last.
+
+    Raises:
+        UserError: there is no answer; the template refuses the messages; or one cannot train with it, since it leaves
+            out an answer, changes it, or repeats it.
+    """
+    layout = lay_out(template, messages)
+    if not layout.turns:
+        raise UserError("a conversation without an answer of the assistant: there is nothing to train on")
+    wanted = sorted(layout.turns)[slice(None) if train_on == "all" else slice(-1, None)]
+    for number in wanted:
+        if isinstance(problem := layout.turns[number], UserError):
+            raise UserError(
+                f"{problem}, so one cannot train with this template\n  mend: another one (chatml), or conversations "
+                "without what it leaves out; training on the last answer alone may do"
+            )
+    return _encode(tokenizer, template, layout, wanted)
+
+
+def tokenize_prompt(tokenizer: Tokenizer, template: Template, messages: Sequence[Message]) -> list[int]:
+    """The tokens of a conversation in which it is the assistant's turn.
+
+    Raises:
+        UserError: the template refuses the messages.
+    """
+    text = template.render(messages, add_generation_prompt=True)
+    try:
+        layout = lay_out(template, messages, add_generation_prompt=True)
+    except UserError:  # what is the template's own cannot be told; that matters where a message spells a special token
+        layout = Layout(text, (), {}, "")
+        contents = "\n".join(message["content"] for message in messages)
+        if spelled := _guard(tokenizer, template).special_pattern.search(contents):
+            raise UserError(
+                f"chat template {template.name}: a message spells {spelled[0]!r}, and this template does not let one "
+                "tell its own special tokens from that\n  mend: another template, or leave it out of the message"
+            ) from None
+    return _encode(tokenizer, template, layout, ()).ids
+
+
+def chat_stop_ids(tokenizer: Tokenizer, template: Template) -> frozenset[int]:
+    """The ids that end an answer: the tokenizer's, and the one that the template writes after answers.
+
+    Raises:
+        UserError: the template refuses a question and its answer.
+    """
+    layout = lay_out(template, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    closing = _closing_id(tokenizer, _guard(tokenizer, template), layout)
+    return tokenizer.stop_ids if closing is None else tokenizer.stop_ids | {closing}
+
+
+def _encode(tokenizer: Tokenizer, template: Template, layout: Layout, wanted: Collection[int]) -> ChatTokens:
+    """The tokens of the text, cut where answers begin and end, so that these tokens do not depend on what follows."""
+    guard = _guard(tokenizer, template)
+    specials = [found for begin, end in _own_stretches(layout) for found in _find(guard, layout.text, begin, end)]
+    spans = list(_spans(tokenizer, guard, layout, specials))
+    specials = sorted([*specials, *_of_assistant(tokenizer, guard, layout)])
+    cuts = [(span.begin, span.end, span.message in wanted, not span.ended) for span in spans]
+    ids: list[int] = []
+    trained: list[bool] = []
+    done = 0
+    for begin, end, train, add_eos in (*cuts, (len(layout.text), len(layout.text), False, False)):
+        for stretch, train_it in (((done, begin), False), ((begin, end), train)):
+            ids += _encode_stretch(guard, layout.text, specials, stretch, ids[-1] if ids else None)
+            trained += [train_it] * (len(ids) - len(trained))
+        ids += [tokenizer.eos_id] * add_eos
+        trained += [train] * add_eos
+        done = end
+    if tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id]:
+        return ChatTokens([tokenizer.bos_id, *ids], [False, *trained])
+    return ChatTokens(ids, trained)
+
+
+def _encode_stretch(
+    guard: Tokenizer, text: str, specials: Sequence[_Special], stretch: tuple[int, int], before: int | None
+) -> list[int]:
+    """The tokens of a stretch of the text after the token `before`."""
+    begin, end = stretch
+    parts: list[str | int] = []
+    for special in specials:
+        if begin <= special.begin and special.end <= end:
+            parts += [text[begin : special.begin], special.id]
+            begin = special.end
+    parts = [part for part in (*parts, text[begin:end]) if part != ""]
+    if (
+        before is not None and before in guard.specials.values()
+    ):  # it may take in white space, or have a space put after it
+        return guard.encode_parts([before, *parts])[1:]
+    return guard.encode_parts(parts, continued=before is not None)
+
+
+def _spans(tokenizer: Tokenizer, guard: Tokenizer, layout: Layout, specials: Sequence[_Special]) -> Iterator[_Span]:
+    """Each answer that can be told, with the special token that ends it where the template writes one."""
+    closing = _closing_id(tokenizer, guard, layout)
+    for number, turn in sorted(layout.turns.items()):
+        if not isinstance(turn, Turn):
+            continue
+        ends = [s for s in specials if turn.end <= s.begin and (s.id in tokenizer.stop_ids or closing is not None)]
+        if turn.block_end is not None and (inside := [s for s in ends if s.end <= turn.block_end]):
+            yield _Span(number, turn.start, inside[-1].end, True)
+        elif ends and not layout.text[turn.end : ends[0].begin].strip() and _may_end(tokenizer, ends[0].id):
+            yield _Span(number, turn.start, ends[0].end, True)
+        else:
+            yield _Span(number, turn.start, turn.end, False)
+
+
+def _closing_id(tokenizer: Tokenizer, guard: Tokenizer, layout: Layout) -> int | None:
+    """The special token that the template writes right after the last answer; it begins nothing, as nothing follows."""
+    found = next(_find(guard, layout.closing, 0, len(layout.closing)), None)
+    if found is None or layout.closing[: found.begin].strip() or not _may_end(tokenizer, found.id):
+        return None
+    return found.id
+
+
+def _may_end(tokenizer: Tokenizer, id: int) -> bool:
+    return id != tokenizer.bos_id or id in tokenizer.stop_ids
+
+
+@functools.lru_cache(maxsize=64)
+def _guard(tokenizer: Tokenizer, template: Template) -> Tokenizer:
+    """The tokenizer, to which every added token that the template writes is special, so that no message makes it."""
+    ordinary = tokenizer.added.keys() - tokenizer.specials.keys()
+    return tokenizer.guarded(text for text in ordinary if text.strip() and text in template.source)
+
+
+def _own_stretches(layout: Layout) -> Iterator[tuple[int, int]]:
+    """The stretches of the text that come from no message."""
+    end = 0
+    for region in layout.regions:
+        yield end, max(end, region.begin)
+        end = max(end, region.end)
+    yield end, len(layout.text)
+
+
+def _find(guard: Tokenizer, text: str, begin: int, end: int) -> Iterator[_Special]:
+    for match in guard.special_pattern.finditer(text, begin, end):
+        yield _Special(match.start(), match.end(), guard.specials[match[0]])
+
+
+def _of_assistant(tokenizer: Tokenizer, guard: Tokenizer, layout: Layout) -> Iterator[_Special]:
+    """Added tokens in answers, which the assistant writes as it writes any of its vocabulary: `<think>`."""
+    for region in layout.regions:
+        if region.message in layout.turns and guard is not tokenizer:
+            found = _find(guard, layout.text, region.begin, region.end)
+            yield from (special for special in found if special.id not in tokenizer.specials.values())

@@ -1,0 +1,218 @@
+"""Hugging Face models as a user has them: imported, opened, trained on, exported; and what is refused."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import jaxrl_llm
+from jaxrl_llm.cli import main
+from jaxrl_llm.data.tokenizers import BytesTokenizer, save_tokenizer
+from jaxrl_llm.models.hf import write_model
+from jaxrl_llm.models.llama import LlamaConfig, llama_specs
+from jaxrl_llm.parallel.specs import map_specs
+from jaxrl_llm.rollout.sampler import Sampler
+from jaxrl_llm.rollout.sampling import SamplingConfig
+from jaxrl_llm.types import Head, ScoreScale
+from jaxrl_llm.workdir import find_model, open_model
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "hf.npz"
+MODEL = LlamaConfig(vocab_size=264, context=48, d_model=32, d_ff=48, n_layers=2, n_heads=4, n_kv_heads=2)
+TRAIN = """
+workdir: {workdir}
+init_from: {source}
+mesh: {{fsdp: 1, data: 8}}
+data: {{path: {text}, length: 16, holdout: .2}}
+training: {{steps: 1, batch_size: 8}}
+schedule: {{kind: constant, lr: 1e-30}}
+eval: {{every: 0}}
+logging: {{tensorboard: false, quiet: true}}
+"""
+
+
+def make(directory: Path, head: Head = "lm", dtype: str = "float32") -> Path:
+    """A small Hugging Face directory with a tokenizer of bytes."""
+    directory.mkdir(parents=True)
+    draw = np.random.default_rng(0).standard_normal
+    params = map_specs(lambda spec: 0.2 * draw(spec.shape, np.float32), llama_specs(MODEL, head))
+    special = {"bos_token_id": 256, "eos_token_id": 257, "pad_token_id": 258}
+    score = ScoreScale(bias=0.5, mean=-0.5, std=2.0) if head == "scalar" else None
+    write_model(directory, MODEL, head, params, dtype=dtype, max_shard=10**9, special=special, score=score)  # type: ignore[arg-type]
+    save_tokenizer(BytesTokenizer(), directory)
+    return directory
+
+
+def same_tensors(a: Path, b: Path) -> bool:
+    left, right = ({k: x for f in d.glob("*.safetensors") for k, x in load_file(f).items()} for d in (a, b))
+    assert left.keys() == right.keys()
+    return all(left[k].dtype == right[k].dtype and left[k].tobytes() == right[k].tobytes() for k in left)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *command: str | Path) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in command]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) < 20
+    return message
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("hf") / "source")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_import_then_export_is_the_identity(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, run, out = make(tmp_path / "source", dtype=dtype), tmp_path / "run", tmp_path / "out"
+    assert main(["import", str(source), str(run)]) == 0
+    assert "parameters (policy)" in capsys.readouterr().out
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "checkpoints"}
+    opened = jaxrl_llm.load(run)
+    assert (opened.config.model, opened.step, opened.config.workdir) == (MODEL, 0, str(run))
+    assert opened.tokenizer.decode(opened.tokenizer.encode("grün")) == "grün"
+    out.mkdir()  # an empty folder may be there
+    assert main(["export", str(run), str(out), "--dtype", dtype, "--max-shard-size", "20kB"]) == 0
+    assert same_tensors(source, out)
+    assert len(list(out.glob("*.safetensors"))) > 1
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (out / name).read_bytes() == (source / name).read_bytes() or name == "generation_config.json"
+    assert json.loads((out / "config.json").read_text())["eos_token_id"] == 257
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_hugging_face_directory_is_opened_as_a_run_is(source: Path, tmp_path: Path) -> None:
+    assert main(["import", str(source), str(tmp_path / "run")]) == 0
+    direct, imported = jaxrl_llm.load(source), jaxrl_llm.load(tmp_path / "run" / "checkpoints" / "0")
+    jax.tree.map(np.testing.assert_array_equal, direct.params, imported.params)
+    assert direct.config.model == imported.config.model
+    assert direct.tokenizer.fingerprint == imported.tokenizer.fingerprint
+
+
+def test_training_starts_from_a_hugging_face_directory(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a rate that moves nothing, so that what is exported afterwards must be what was there before."""
+    (tmp_path / "text.txt").write_text("All the same, it moves. " * 100)
+    config = tmp_path / "train.yaml"
+    config.write_text(TRAIN.format(workdir=tmp_path / "run", source=source, text=tmp_path / "text.txt"))
+    assert main(["train", str(config)]) == 0
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert same_tensors(source, tmp_path / "out")
+    assert "model.n_layers: 2 there, 1 here" in refused(
+        capsys, "train", config, f"workdir={tmp_path}/b", "model.n_layers=1"
+    )
+    assert "has no optimizer state" in refused(capsys, "train", config, f"workdir={tmp_path}/b", "init_optimizer=true")
+    reward = make(tmp_path / "reward", "scalar")
+    assert "holds reward (scalar); algo.kind=pretrain trains policy (lm)" in refused(
+        capsys, "train", config, f"workdir={tmp_path}/b", f"init_from={reward}"
+    )
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_imported_run_trains_nothing_by_itself(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["import", str(source), str(tmp_path / "run")]) == 0
+    saved = tmp_path / "run" / "config.yaml"
+    assert main(["config", "show", str(saved)]) == 0
+    assert "training.steps=0 trains nothing" in refused(capsys, "train", saved)
+    assert "there is no data" in refused(capsys, "train", saved, "training.steps=3")
+
+
+def test_reward_models_go_in_and_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, run, out = make(tmp_path / "source", "scalar"), tmp_path / "run", tmp_path / "out"
+    assert main(["import", str(source), str(run)]) == 0
+    opened = jaxrl_llm.load(run)
+    assert (opened.head, opened.card.score) == ("scalar", ScoreScale(bias=0.5, mean=-0.5, std=2.0))
+    rows, lengths = np.ones((2, 8), np.int32), np.asarray([8, 3])
+    assert jax.jit(opened.model.score)(opened.params, rows, lengths).shape == (2,)
+    for model in (source, run):
+        assert "holds a reward model, no language model" in refused(capsys, "generate", model, "--prompt", "a")
+    assert main(["export", str(run), str(out)]) == 0
+    assert same_tensors(source, out)
+    before, after = (json.loads((path / "config.json").read_text()) for path in (source, out))
+    assert before == after
+    assert after["pad_token_id"] == 258
+
+
+def test_pad_of_a_reward_model_ends_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """transformers would read the score before a PAD that is the answer's EOS."""
+    source = make(tmp_path / "source", "scalar")
+    said = json.loads((source / "tokenizer_config.json").read_text())
+
+    def exported(name: str, **tokens: str) -> int:
+        (source / "tokenizer_config.json").write_text(json.dumps({**said, **tokens}))
+        assert main(["export", str(source), str(tmp_path / name)]) == 0
+        return json.loads((tmp_path / name / "config.json").read_text())["pad_token_id"]
+
+    assert exported("pad_is_eos", pad_token="</s>") == 256
+    (source / "tokenizer_config.json").write_text(json.dumps({**said, "pad_token": "</s>", "bos_token": "</s>"}))
+    assert "needs a token to pad with" in refused(capsys, "export", source, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_cannot_be_imported_leaves_nothing(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert "has no config.json" in refused(capsys, "import", tmp_path / "nowhere", out)
+    bad = make(tmp_path / "bad")
+    weights = (bad / "model.safetensors").read_bytes()
+    (bad / "model.safetensors").write_bytes(weights[:-10])
+    assert "is cut short or damaged" in refused(capsys, "import", bad, out)
+    whole = load_file(source / "model.safetensors")
+    save_file(whole | {"model.norm.bias": whole["model.norm.weight"]}, bad / "model.safetensors")
+    assert "model.norm.bias [32] is one too many" in refused(capsys, "import", bad, out)
+    (bad / "model.safetensors").write_bytes(weights)
+    raw = json.loads((bad / "config.json").read_text())
+    (bad / "config.json").write_text(json.dumps(raw | {"vocab_size": 100}))
+    assert "the tokenizer has 259 ids and the model only 100" in refused(capsys, "import", bad, out)
+    (bad / "config.json").write_text(json.dumps(raw | {"num_attention_heads": 3, "num_key_value_heads": 2}))
+    assert "config.json: model.n_kv_heads: 2 does not divide model.n_heads" in refused(capsys, "import", bad, out)
+    for verb in ("import", "generate"):
+        (bad / "config.json").write_text(json.dumps(raw | {"architectures": ["MambaForCausalLM"]}))
+        message = refused(capsys, verb, bad, *([out] if verb == "import" else []))
+        assert "'MambaForCausalLM' is not supported; supported: LlamaForCausalLM" in message
+    assert {path.name for path in tmp_path.iterdir()} == {"bad"}
+
+
+def test_nothing_is_overwritten(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for verb in ("import", "export"):
+        for out in (tmp_path / "full", tmp_path / "file", tmp_path / "file" / "below"):
+            assert refused(capsys, verb, source, out)
+    assert (tmp_path / "full" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+    for size in ("5XB", "0", "-1GB", "GB"):
+        assert "--max-shard-size" in refused(capsys, "export", source, tmp_path / "out", f"--max-shard-size={size}")
+
+
+def test_stories260k(shared_data: Path, tmp_path: Path) -> None:
+    """Imported, it writes what it writes with transformers; exported, it is what it was."""
+    source, run, out = shared_data / "stories260k", tmp_path / "run", tmp_path / "out"
+    assert main(["import", str(source), str(run)]) == 0
+    opened = open_model(run)
+    sampler = Sampler(
+        opened.model,
+        opened.mesh,
+        SamplingConfig(temperature=0.0),
+        stop_ids=[],
+        context=opened.config.model.context,
+        slots=1,
+    )
+    found, _ = sampler(opened.params, [[opened.tokenizer.bos_id]], max_new_tokens=200, seed=0)
+    ids = found[0][0].tokens
+    assert ids == np.load(GOLDEN)["stories"].tolist()
+    text = opened.tokenizer.decode(ids)
+    assert text.startswith("Once upon a time, there was a little girl named Lily. She loved to play outside")
+    assert main(["export", str(run), str(out)]) == 0
+    assert same_tensors(source, out)
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        assert (out / name).read_bytes() == (source / name).read_bytes()
+    assert find_model(out).config.model == find_model(source).config.model
