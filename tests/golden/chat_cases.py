@@ -144,7 +144,7 @@ def _talk(*contents: str, system: str | None = None) -> list[dict[str, str]]:
 
 CONVERSATIONS = {
     "one": _talk("Hello", "Hi there"),
-    "system": _talk("the cat", "  and\nthe hat  ", "then?", "größe 你好 🎉", system="Be the cat."),
+    "system": _talk("the cat", "and\nthe hat  ", "then?", "größe 你好 🎉", system="Be the cat."),
     "asked": _talk("a b", "c", "d"),
     "thoughts": _talk("1 + 1", "<think>\nthat is two\n</think>\n\n2"),
     "thoughts before": _talk("1 + 1", "<think>\nthat is two\n</think>\n\n2", "and 3?", "5"),
