@@ -29,6 +29,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table."""
+    from jaxrl_llm.parallel import runtime
+
+    runtime.start()
     print_table([*_software(), *_devices(), *_machine()])
     return 0
 

@@ -159,7 +159,7 @@ def _problem(whole: _Marked, regions: Sequence[Region], core: str) -> str | None
     if len(regions) != 1:
         return "is left out" if not regions else f"is written {len(regions)} times"
     written = whole.text[regions[0].begin : regions[0].end]
-    return None if written == core else f"is changed: of {core!r:.80} only {written!r:.80} is written"
+    return None if written == core else f"is changed: {core!r:.80} is written as {written!r:.80}"
 
 
 def _kept_space(

@@ -98,43 +98,53 @@ def chat_stop_ids(tokenizer: Tokenizer, template: Template) -> frozenset[int]:
 
 
 def _encode(tokenizer: Tokenizer, template: Template, layout: Layout, wanted: Collection[int]) -> ChatTokens:
-    """The tokens of the text, cut where answers begin and end, so that these tokens do not depend on what follows."""
+    """The tokens of the text, cut where answers begin and end, so that no token depends on what comes after them."""
     guard = _guard(tokenizer, template)
     specials = [found for begin, end in _own_stretches(layout) for found in _find(guard, layout.text, begin, end)]
     spans = list(_spans(tokenizer, guard, layout, specials))
     specials = sorted([*specials, *_of_assistant(tokenizer, guard, layout)])
-    cuts = [(span.begin, span.end, span.message in wanted, not span.ended) for span in spans]
     ids: list[int] = []
     trained: list[bool] = []
     done = 0
-    for begin, end, train, add_eos in (*cuts, (len(layout.text), len(layout.text), False, False)):
-        for stretch, train_it in (((done, begin), False), ((begin, end), train)):
-            ids += _encode_stretch(guard, layout.text, specials, stretch, ids[-1] if ids else None)
-            trained += [train_it] * (len(ids) - len(trained))
-        ids += [tokenizer.eos_id] * add_eos
-        trained += [train] * add_eos
-        done = end
+    for span in (*spans, None):
+        begin = len(layout.text) if span is None else span.begin
+        ids += _encode_stretch(guard, _parts(layout.text, specials, done, begin), ids)
+        trained += [False] * (len(ids) - len(trained))
+        if span is not None:
+            ids += _encode_answer(guard, _parts(layout.text, specials, span.begin, span.end), ids)
+            ids += [] if span.ended else [tokenizer.eos_id]
+            trained += [span.message in wanted] * (len(ids) - len(trained))
+            done = span.end
     if tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id]:
         return ChatTokens([tokenizer.bos_id, *ids], [False, *trained])
     return ChatTokens(ids, trained)
 
 
-def _encode_stretch(
-    guard: Tokenizer, text: str, specials: Sequence[_Special], stretch: tuple[int, int], before: int | None
-) -> list[int]:
-    """The tokens of a stretch of the text after the token `before`."""
-    begin, end = stretch
+def _parts(text: str, specials: Sequence[_Special], begin: int, end: int) -> list[str | int]:
+    """The characters begin .. end of a text, with special tokens as their ids."""
     parts: list[str | int] = []
     for special in specials:
         if begin <= special.begin and special.end <= end:
             parts += [text[begin : special.begin], special.id]
             begin = special.end
-    parts = [part for part in (*parts, text[begin:end]) if part != ""]
-    if (
-        before is not None and before in guard.specials.values()
-    ):  # it may take in white space, or have a space put after it
-        return guard.encode_parts([before, *parts])[1:]
-    return guard.encode_parts(parts, continued=before is not None)
+    return [part for part in (*parts, text[begin:end]) if part != ""]
+
+
+def _encode_stretch(guard: Tokenizer, parts: Sequence[str | int], before: Sequence[int]) -> list[int]:
+    """The tokens of some parts that go on after the tokens `before`."""
+    if before and before[-1] in guard.specials.values():  # it may take in white space, or have a space put after it
+        return guard.encode_parts([before[-1], *parts])[1:]
+    return guard.encode_parts(parts, continued=bool(before))
+
+
+def _encode_answer(guard: Tokenizer, parts: Sequence[str | int], before: Sequence[int]) -> list[int]:
+    """`_encode_stretch`, but that the answer keeps its white space where the token before it would take that in."""
+    ids = _encode_stretch(guard, parts, before)
+    if parts and isinstance(parts[0], str):
+        space = parts[0][: len(parts[0]) - len(parts[0].lstrip())]
+        if not guard.decode(ids, continued=True).startswith(space):
+            return guard.encode_parts(parts, continued=True)
+    return ids
 
 
 def _spans(tokenizer: Tokenizer, guard: Tokenizer, layout: Layout, specials: Sequence[_Special]) -> Iterator[_Span]:

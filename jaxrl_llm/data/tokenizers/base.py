@@ -154,7 +154,7 @@ class Tokenizer(ABC):
         self.bos_id = next(i for i in (bos, settings.bos_id, self.eos_id) if i is not None)
         unknown = self.specials.get("<unk>")  # an id that never means anything
         self.pad_id = next(i for i in (pad, settings.pad_id, unknown, self.eos_id) if i is not None)
-        for name, id in (("bos", self.bos_id), ("pad", self.pad_id), *(("eos", stop) for stop in stops)):
+        for name, id in (*(("eos", stop) for stop in stops), ("bos", self.bos_id), ("pad", self.pad_id)):
             if not 0 <= id < self.vocab_size:
                 raise UserError(
                     f"{origin}: {name}_token_id {id} is no id of its {self.vocab_size:,} tokens (0 to "

@@ -133,6 +133,7 @@ def _load(
 
 def _encode(library: tokenizers.Tokenizer, text: str) -> list[int]:
     try:
-        return library.encode(text, add_special_tokens=False).ids
+        text.encode()
     except UnicodeEncodeError as error:
         raise not_unicode(text) from error
+    return library.encode(text, add_special_tokens=False).ids

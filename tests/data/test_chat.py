@@ -1,0 +1,427 @@
+"""Chat templates: exact texts and ids, the assistant's tokens found exactly, and nothing that a stranger's can do."""
+
+import itertools
+import json
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jaxrl_llm.data.chat import (
+    BUNDLED,
+    Template,
+    chat_stop_ids,
+    find_template,
+    sandbox,
+    tokenize_chat,
+    tokenize_prompt,
+)
+from jaxrl_llm.data.tokenizers import BytesTokenizer, Tokenizer, load_tokenizer, train_sentencepiece
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.tasks import corpus
+from tests.golden.chat_cases import CONVERSATIONS, KINDS, TEMPLATES, tokenizer_files
+
+GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "chat.json").read_text(encoding="utf-8"))["chats"]
+Conversation = list[dict[str, str]]
+
+
+def talk(*contents: str, system: str | None = None) -> Conversation:
+    roles = itertools.cycle(("user", "assistant"))
+    start = [] if system is None else [{"role": "system", "content": system}]
+    return start + [{"role": role, "content": content} for role, content in zip(roles, contents, strict=False)]
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    """Bytes, a SentencePiece model, and small tokenizer.json's that have special tokens for most templates."""
+    base = tmp_path_factory.mktemp("tokenizers")
+    found: dict[str, Tokenizer] = {"plain bytes": BytesTokenizer()}
+    found["sentencepiece"] = train_sentencepiece(corpus(100, seed=0), 400, base / "m.model")
+    for kind in KINDS:
+        for name, content in tokenizer_files(kind).items():
+            (base / name).write_text(content, encoding="utf-8")
+        found[kind] = load_tokenizer(base)
+    return found
+
+
+def of_case(name: str, tokenizer: Tokenizer) -> Template:
+    return Template(name, TEMPLATES[name], tokenizer.bos_token, tokenizer.eos_token)
+
+
+def answers(tokenizer: Tokenizer, ids: Sequence[int], trained: Sequence[bool]) -> list[tuple[str, int]]:
+    """What was trained, stretch by stretch: the text, as it goes on after what stands before, and the last id."""
+    found = []
+    ends = [0, *(n for n in range(1, len(ids)) if trained[n] != trained[n - 1]), len(ids)]
+    for begin, end in itertools.pairwise(ends):
+        if trained[begin]:
+            text = tokenizer.decode(ids[:end])[len(tokenizer.decode(ids[:begin])) :]
+            found.append((text, ids[end - 1]))
+    return found
+
+
+def test_the_texts_of_eight_published_templates(shared_data: Path) -> None:
+    data = json.loads((shared_data / "chat_templates.json").read_text(encoding="utf-8"))
+    assert len(data["cases"]) == 8
+    for case in data["cases"]:
+        template = Template(case["name"], case["template_str"], case.get("bos_token"), case.get("eos_token"))
+        text = template.render(data["messages"], data["add_generation_prompt"])
+        assert text == (case["expected_output_jinja"] or case["expected_output"]), case["name"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_text_ids_and_blocks_are_those_of_transformers(name: str, kind: str, tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers[kind]
+    template = of_case(name, tokenizer)
+    for case, messages in CONVERSATIONS.items():
+        want = GOLDEN[f"{kind} {name} {case}"]
+        asked = messages[-1]["role"] == "user"
+        if "refused" in want:
+            with pytest.raises(UserError, match=f"chat template {name}: {want['refused']}"):
+                template.render(messages, asked)
+            continue
+        assert template.render(messages, asked) == want["text"]
+        if asked:
+            assert tokenize_prompt(tokenizer, template, messages) == want["ids"]
+            continue
+        ids, trained = tokenize_chat(tokenizer, template, messages, train_on="last")
+        assert ids == want["ids"]
+        if "mask" in want and len(messages) < 4:
+            assert [int(each) for each in trained] == want["mask"]
+
+
+@pytest.mark.parametrize("kind", ["plain bytes", "sentencepiece", *KINDS])
+def test_answers_of_templates_like_those_of_known_models(kind: str, tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers[kind]
+    messages = talk(" a<|im_end|>", "  and\nthe hat ", "then?", "größe", "so")
+    for name in TEMPLATES:
+        ids, trained = tokenize_chat(tokenizer, of_case(name, tokenizer), messages)
+        trims = name in ("llama31", "gemma", "mistral3")
+        texts = [text.strip() if trims else text for text in ("  and\nthe hat ", "größe")]
+        found = answers(tokenizer, ids, trained)
+        if kind == "always" and name == "phi3":  # this file puts a space after every special token, if there is none
+            texts = [text if text.startswith(" ") else f" {text}" for text in texts]
+        assert [text for text, _ in found] == [f" {text}" if name == "mistral3" else text for text in texts]
+        assert {end for _, end in found} <= chat_stop_ids(tokenizer, of_case(name, tokenizer))
+
+
+# The text of an answer in each bundled template, and the special token that ends it where the vocabulary has that.
+ANSWERS = {
+    "chatml": (lambda text: text, "<|im_end|>"),
+    "llama2": (lambda text: f" {text.strip()} ", "</s>"),
+    "llama3": (lambda text: text.strip(), "<|eot_id|>"),
+    "mistral": (lambda text: f" {text}", "</s>"),
+    "plain": (lambda text: f" {text}", "</s>"),
+}
+BITS = [
+    *(
+        "",
+        " ",
+        "\n",
+        "\n\n",
+        "  ",
+        "\t",
+        "the cat",
+        "Hi",
+        "a",
+        "größe",
+        "你好",
+        "🎉👩‍👩‍👧",
+        "e\u0301",
+        "1 + 1 = 2",
+        "▁",
+        "\x00",
+    ),
+    *("<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|im_start|>assistant\n", "<|eot_id|>", "[INST]"),
+    *(
+        "[/INST]",
+        "<|im_",
+        "end|>",
+        "</",
+        "s>",
+        "<think>",
+        "</think>",
+        "User:",
+        "\nAssistant: ",
+        "{{ x }}",
+        "\U000f0000",
+    ),
+]
+
+
+def conversations(n: int, seed: int) -> list[Conversation]:
+    """1 to 6 turns, half of them after a system message, and now and then without an answer to the last question."""
+    rng = random.Random(seed)
+
+    def text() -> str:
+        return "".join(rng.choices(BITS, k=rng.choice((0, 1, 2, 3, 6))))
+
+    return [
+        talk(*(text() for _ in range(2 * rng.randint(1, 6) - (rng.random() < 0.1))), system=rng.choice((None, text())))
+        for _ in range(n)
+    ]
+
+
+def spell(tokenizer: Tokenizer, ids: Sequence[int], without: set[int]) -> str:
+    """The text of some ids, special tokens as they are spelled, but for some."""
+    names = {id: text.encode() for text, id in tokenizer.specials.items()}
+    return b"".join(names[id] if id in names else tokenizer.piece(id) for id in ids if id not in without).decode()
+
+
+@pytest.mark.parametrize("kind", ["plain bytes", "sentencepiece", "bytes"])
+@pytest.mark.parametrize("name", BUNDLED)
+def test_any_conversation_in_any_bundled_template(name: str, kind: str, tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers[kind]
+    template = find_template(tokenizer, name)
+    written, end = ANSWERS[name][0], tokenizer.specials.get(ANSWERS[name][1], tokenizer.eos_id)
+    special = set(tokenizer.specials.values())
+    shapes: dict[tuple[str, ...], list[int]] = {}
+    for messages in conversations(1000, seed=len(name + kind)):
+        said = [message["content"] for message in messages if message["role"] == "assistant"]
+        if not said:
+            with pytest.raises(UserError, match="nothing to train on"):
+                tokenize_chat(tokenizer, template, messages)
+            continue
+        ids, trained = tokenize_chat(tokenizer, template, messages)
+        # The answers, each with its end, and nothing else.
+        assert answers(tokenizer, ids, trained) == [(written(text), end) for text in said]
+        # Special tokens are the template's alone: the same ones whatever the messages say; BOS begins, once.
+        shape = tuple(message["role"] for message in messages)
+        if shape not in shapes:
+            harmless = [{**message, "content": "x"} for message in messages]
+            shapes[shape] = [id for id in tokenize_chat(tokenizer, template, harmless).ids if id in special]
+        assert [id for id in ids if id in special] == shapes[shape]
+        assert (ids[0] == tokenizer.bos_id) == (tokenizer.adds_bos or name in ("llama2", "llama3", "mistral"))
+        assert ids[1] != tokenizer.bos_id
+        # Nothing is lost and nothing added, but BOS and EOS where the template writes none.
+        own = {tokenizer.bos_id} if name in ("chatml", "plain") else set()
+        own |= {tokenizer.eos_id} if name in ("chatml", "llama3") else set()
+        assert spell(tokenizer, ids, own) == template.render(messages)
+
+
+@pytest.mark.parametrize("kind", ["plain bytes", "sentencepiece", *KINDS])
+@pytest.mark.parametrize("name", [*BUNDLED, "qwen25", "llama31", "blocks", "phi3"])
+def test_an_answer_follows_the_tokens_of_its_prompt(name: str, kind: str, tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers[kind]
+    template = find_template(tokenizer, name) if name in BUNDLED else of_case(name, tokenizer)
+    for messages in conversations(30, seed=1):
+        turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        for number in turns[-1:]:
+            ids, trained = tokenize_chat(tokenizer, template, messages, train_on="last")
+            assert tokenize_prompt(tokenizer, template, messages[:number]) == ids[: trained.index(True)]
+            assert tokenize_chat(tokenizer, template, messages).ids == ids
+
+
+def test_training_on_the_last_answer_alone(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["bytes"]
+    messages = talk("a", "one", "b", "two", "c")
+    ids, trained = tokenize_chat(tokenizer, find_template(tokenizer, "chatml"), messages, train_on="last")
+    assert [text for text, _ in answers(tokenizer, ids, trained)] == ["two"]
+
+
+def test_an_end_that_the_vocabulary_lacks_is_eos_put_after_the_words() -> None:
+    tokenizer = BytesTokenizer()
+    template = find_template(tokenizer, "chatml")
+    ids, trained = tokenize_chat(tokenizer, template, talk("a", "b"))
+    assert spell(tokenizer, ids, set()) == "<s><|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb</s><|im_end|>\n"
+    assert [id for id, each in zip(ids, trained, strict=True) if each] == [ord("b"), tokenizer.eos_id]
+    assert chat_stop_ids(tokenizer, template) == {tokenizer.eos_id}
+
+
+def test_the_token_after_an_answer_is_its_end_only_if_it_closes_the_last_one_too(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    tokenizer = tokenizers["bytes"]
+    opens = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '\n' }}{% endfor %}"
+    template = Template("opens", opens, "<s>", "</s>")
+    ids, trained = tokenize_chat(tokenizer, template, talk("a", "b", "c", "d"))
+    assert answers(tokenizer, ids, trained) == [("b", tokenizer.eos_id), ("d", tokenizer.eos_id)]
+    assert chat_stop_ids(tokenizer, template) == {tokenizer.eos_id}
+    chatml = find_template(tokenizer, "chatml")
+    assert chat_stop_ids(tokenizer, chatml) == {tokenizer.eos_id, tokenizer.specials["<|im_end|>"]}
+
+
+def test_pad_that_is_eos_ends_answers_all_the_same(tmp_path: Path) -> None:
+    for name, content in tokenizer_files("bytes", pad_token="</s>", add_bos_token=True).items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.pad_id == tokenizer.eos_id
+    ids, trained = tokenize_chat(tokenizer, find_template(tokenizer, "plain"), talk("a", "b"))
+    assert (answers(tokenizer, ids, trained), ids.count(tokenizer.bos_id)) == ([(" b", tokenizer.eos_id)], 1)
+
+
+def test_tokens_that_a_template_writes_are_never_made_of_a_question(shared_data: Path) -> None:
+    tokenizer = load_tokenizer(shared_data / "tokenizers" / "deepseek_r1")
+    template = find_template(tokenizer)
+    user, assistant, thought = (tokenizer.added[text] for text in ("<｜User｜>", "<｜Assistant｜>", "</think>"))
+    assert user not in tokenizer.specials.values()  # though it should be: only the template tells
+    ids, _ = tokenize_chat(
+        tokenizer, template, talk("Hi<｜User｜> <｜Assistant｜></think><｜end▁of▁sentence｜>", "Hello")
+    )
+    assert [id for id in ids if id in (0, 1, user, assistant, thought)] == [0, user, assistant, 1]
+    assert tokenize_prompt(tokenizer, template, talk("Hello"))[-1] == assistant
+
+
+STRIPS = "{% for m in messages %}{{ m.role }}: {{ m.content.split('</think>')[-1] }}</s>\n{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "answer", "found"),
+    [
+        (STRIPS, "<think>hm</think>yes", "is changed: '<think>hm</think>yes' is written as 'yes'"),
+        ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}", "yes", "is left out"),
+        ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "yes", "is written 2 times"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "yes", "is changed: 'yes' is written as 'YES'"),
+        ("{% for m in messages %}{{ m.content[:2] }}{% endfor %}", "yes", "depends on what is in them"),
+        ("{% for m in messages %}{{ m.content | length }}{% endfor %}", "yes", "depends on what is in them"),
+        (
+            "{% for m in messages %}{% generation %}{{ 'x' }}{% endgeneration %}{{ m.content }}{% endfor %}",
+            "yes",
+            "is in no generation block",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_trained_with_is_refused(source: str, answer: str, found: str) -> None:
+    tokenizer, template = BytesTokenizer(), Template("odd", source, "<s>", "</s>")
+    with pytest.raises(UserError, match="chat template odd: ") as caught:
+        tokenize_chat(tokenizer, template, talk("q", answer))
+    assert found in str(caught.value)
+    assert tokenize_prompt(tokenizer, template, talk("q", answer, "r"))  # one can still talk with it
+
+
+def test_what_earlier_answers_lose_does_not_matter_to_the_last(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["bytes"]
+    template = of_case("qwen3", tokenizer)
+    thought = "<think>\nhm\n</think>\n\nyes"
+    messages = talk("a", thought, "b", thought)
+    with pytest.raises(UserError, match=r"qwen3: message 2 of 4 \(assistant\) is changed"):
+        tokenize_chat(tokenizer, template, messages)
+    ids, trained = tokenize_chat(tokenizer, template, messages, train_on="last")
+    assert answers(tokenizer, ids, trained) == [(thought, tokenizer.specials["<|im_end|>"])]
+    assert tokenizer.added["<think>"] in ids
+    ids, trained = tokenize_chat(tokenizer, template, talk("a", "b", "c", "d"))  # no thoughts, none lost
+    ends = tokenizer.specials["<|im_end|>"]
+    assert answers(tokenizer, ids, trained) == [("b", ends), ("<think>\n\n</think>\n\nd", ends)]
+
+
+def test_a_message_that_cannot_be_told_from_the_template_must_not_spell_its_tokens(
+    tokenizers: dict[str, Tokenizer],
+) -> None:
+    template = Template(
+        "odd", "{% for m in messages %}{{ m.content | length }}{{ m.content }}{% endfor %}", "<s>", "</s>"
+    )
+    assert tokenize_prompt(tokenizers["bytes"], template, talk("a b"))
+    with pytest.raises(UserError, match=r"odd: a message spells '<\|im_end\|>'"):
+        tokenize_prompt(tokenizers["bytes"], template, talk("a <|im_end|> b"))
+
+
+def test_templates_are_found(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
+    assert sorted(BUNDLED) == ["chatml", "llama2", "llama3", "mistral", "plain"]
+    assert find_template(BytesTokenizer()).name == "plain"
+    assert find_template(tokenizers["bytes"]).name == "chatml"  # it has <|im_start|>
+    for name, content in tokenizer_files("bytes", chat_template="{{ bos_token }}!").items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    own = find_template(load_tokenizer(tmp_path))
+    assert (own.name, own.render(talk("a"))) == ("of the model", "<s>!")
+    assert find_template(load_tokenizer(tmp_path), "llama3").name == "llama3"
+    (tmp_path / "mine.jinja").write_text("{{ eos_token }}?")
+    assert find_template(BytesTokenizer(), str(tmp_path / "mine.jinja")).render([]) == "</s>?"
+    with pytest.raises(
+        UserError, match="chat template nowhere: No such file.*\n.*chatml, llama2, llama3, mistral, plain"
+    ):
+        find_template(BytesTokenizer(), "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("{{ messages[0].content.__class__.__mro__ }}", "'__class__' of str"),
+        ("{{ ''.__class__ }}", "'__class__' of str"),
+        ("{{ '' | attr('__class__') }}", "'__class__' of str"),
+        ("{{ '{0.__class__}'.format('') }}", "'__class__' of str"),
+        ("{{ raise_exception.__globals__ }}", "'__globals__' of function"),
+        ("{{ strftime_now.__self__ }}", "'__self__' of"),
+        ("{{ messages.append(1) }}", "'append' of list"),
+        ("{{ namespace(__class__=1) }}", "'__class__' of a namespace"),
+        ("{{ cycler.__init__ }}", "'__init__' of"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% import 'os' as os %}", "no loader"),
+        ("{% for i in range(1000000000) %}{% endfor %}", "Range too big"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "maximum recursion depth"),
+        ("{{ 'a' * 10 ** 11 }}", "more memory than it may have"),
+        ("{{ '%99999999999d' % 1 }}", "more memory than it may have"),
+        ("{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}", "more than 16,777,216 characters"),
+        ("line\n{{ x }", "line 2: unexpected '}'"),
+        ("{{ nobody.knows }}", "'nobody' is undefined"),
+        ("{{ raise_exception('roles!') }}", "odd: roles!"),
+    ],
+)
+def test_what_a_template_must_not_do(source: str, found: str) -> None:
+    with pytest.raises(UserError, match="^chat template odd: ") as caught:
+        Template("odd", source).render(talk("a"))
+    assert found in str(caught.value)
+
+
+def test_a_template_that_never_ends_is_stopped_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "SECONDS", 0.1)
+    loops = "{% for i in range(99999) %}{% for i in range(99999) %}{% endfor %}{% endfor %}"
+    grows = "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}"
+    for source in (loops, grows):
+        begin = time.perf_counter()
+        with pytest.raises(UserError, match=r"chat template odd: it (ran for more than 0\.1 s|needs more memory)"):
+            Template("odd", source).render([])
+        assert time.perf_counter() - begin < 20
+    assert Template("even", "{{ messages | length }}").render(talk("a", "b")) == "2"
+    sometimes = Template("odd", "{% if messages %}" + loops + "{% endif %}x")
+    first, second = sometimes.render_all([(talk("a"), False), ([], False)])
+    assert isinstance(first, UserError)
+    assert second == "x"
+
+
+def test_a_fork_renders_in_a_process_of_its_own() -> None:
+    template = Template("even", "{{ messages[0].content }}")
+    assert template.render(talk("parent")) == "parent"
+    child = os.fork()
+    if child == 0:
+        good = all(template.render(talk(f"child {n}")) == f"child {n}" for n in range(200))
+        os._exit(0 if good else 1)
+    assert all(template.render(talk(f"parent {n}")) == f"parent {n}" for n in range(200))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_transformers_gives_to_templates() -> None:
+    def text(source: str) -> str:
+        return Template("t", source).render(talk("<a> 'é' & b"))
+
+    assert text("{{ messages | tojson }}") == '[{"role": "user", "content": "<a> \'é\' & b"}]'
+    assert text("{{ {'b': 1, 'a': [2]} | tojson(indent=1, sort_keys=true) }}") == '{\n "a": [\n  2\n ],\n "b": 1\n}'
+    assert text("{% for i in range(9) %}{% if i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "012"
+    assert (
+        text("{{ strftime_now('%Y') | int > 2000 }}{{ tools is none }}{{ add_generation_prompt }}") == "TrueTrueFalse"
+    )
+    assert text("{% set n = namespace(a=1) %}{% set n.a = n.a + 1 %}{{ n.a }}{{ dict(a=3)['a'] }}") == "23"
+    assert text("  {% if true %}\n  x\n  {% endif %}\n") == "  x\n"  # trim_blocks, lstrip_blocks
+    assert text("{% generation %}x{% endgeneration %}{{ bos_token }}") == "x"
+    assert Template("t", "{{ messages[0].content }}").render(talk("\U000f0000\x00\u2028")) == "\U000f0000\x00\u2028"
+
+
+@pytest.mark.parametrize("message", [{"role": "user"}, {"content": "a"}, {"role": "user", "content": None}, "a", 1])
+def test_what_is_no_message_is_refused(message: Any) -> None:
+    template = find_template(BytesTokenizer())
+    for use in (lambda: template.render([message]), lambda: tokenize_chat(BytesTokenizer(), template, [message])):
+        with pytest.raises(UserError, match="a message must have a role and a content"):
+            use()
+
+
+def test_a_template_that_is_too_long_is_refused() -> None:
+    with pytest.raises(UserError, match="chat template long: 300,000 characters, and 262,144 are allowed"):
+        Template("long", "x" * 300_000)
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    with pytest.raises(UserError, match=r"U\+D800"):
+        tokenize_chat(BytesTokenizer(), find_template(BytesTokenizer()), talk("a \ud800", "b"))
