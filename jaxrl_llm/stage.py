@@ -11,7 +11,7 @@ from typing import Literal
 import jax
 
 from jaxrl_llm.assemble import Assembly, assemble
-from jaxrl_llm.config import Config, Resolved, resolve
+from jaxrl_llm.config import Config, Resolved, dump, resolve
 from jaxrl_llm.data.build import build_store
 from jaxrl_llm.data.corpora import SINGLE, open_corpora, open_holdouts, training_source
 from jaxrl_llm.data.rows import PackedRows
@@ -196,7 +196,8 @@ def run_loop(
     evals = EvalHook(evaluate, log, every=config.eval.every, last=last)
     with console, StopSignal(console.note) as stop:
         console.note(headline(config, parts, resumed))
-        saves = CheckpointHook(checkpoints, source, log, stop, card.to_json(), every=config.checkpoint.every, last=last)
+        run = card.to_json() | {"config": dump(resolved)}
+        saves = CheckpointHook(checkpoints, source, log, stop, run, every=config.checkpoint.every, last=last)
         if resumed is None and config.eval.every:
             evals.evaluate(0, state)
         try:

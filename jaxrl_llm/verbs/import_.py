@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
 
     import jax.numpy as jnp
 
-    from jaxrl_llm.config import of_huggingface, save
+    from jaxrl_llm.config import dump, of_huggingface, save
     from jaxrl_llm.models import build_model
     from jaxrl_llm.parallel import runtime
     from jaxrl_llm.parallel.mesh import make_mesh
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         save(resolved, draft / CONFIG)
         checkpoints = Checkpoints(draft, found.config.checkpoint)
         state = TrainState(step=jnp.zeros((), jnp.int32), params=params, fixed={}, opt_state={})
-        checkpoints.save(state, ({}, {}), found.card.to_json())
+        checkpoints.save(state, ({}, {}), found.card.to_json() | {"config": dump(resolved)})
         checkpoints.close()
     n_params = count_params({role: model.specs for role, model in models.items()})
     print(f"{source}: {n_params:,} parameters ({', '.join(models)}) -> {out}")

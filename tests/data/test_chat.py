@@ -58,8 +58,7 @@ def answers(tokenizer: Tokenizer, ids: Sequence[int], trained: Sequence[bool]) -
     ends = [0, *(n for n in range(1, len(ids)) if trained[n] != trained[n - 1]), len(ids)]
     for begin, end in itertools.pairwise(ends):
         if trained[begin]:
-            text = tokenizer.decode(ids[:end])[len(tokenizer.decode(ids[:begin])) :]
-            found.append((text, ids[end - 1]))
+            found.append((tokenizer.decode(ids[begin:end], continued=True), ids[end - 1]))
     return found
 
 
@@ -105,6 +104,8 @@ def test_answers_of_templates_like_those_of_known_models(kind: str, tokenizers: 
         found = answers(tokenizer, ids, trained)
         if kind == "always" and name == "phi3":  # this file puts a space after every special token, if there is none
             texts = [text if text.startswith(" ") else f" {text}" for text in texts]
+        if name == "blocks" and "<|im_end|>" not in tokenizer.specials:  # text as any other, and in the block
+            texts = [f"{text}<|im_end|>" for text in texts]
         assert [text for text, _ in found] == [f" {text}" if name == "mistral3" else text for text in texts]
         assert {end for _, end in found} <= chat_stop_ids(tokenizer, of_case(name, tokenizer))
 
@@ -245,6 +246,25 @@ def test_the_token_after_an_answer_is_its_end_only_if_it_closes_the_last_one_too
     assert chat_stop_ids(tokenizer, chatml) == {tokenizer.eos_id, tokenizer.specials["<|im_end|>"]}
 
 
+def test_an_answer_that_its_prompt_leads_elsewhere_begins_with_its_own_space(tokenizers: dict[str, Tokenizer]) -> None:
+    source = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% endfor %}"
+    template = Template("odd", source + "{% if add_generation_prompt %}assistant:<think>{% endif %}", "<s>", "</s>")
+    for tokenizer in (tokenizers["bytes"], tokenizers["plain bytes"]):
+        ids, trained = tokenize_chat(tokenizer, template, talk("a", "  b\n", "c", " d"))
+        assert answers(tokenizer, ids, trained) == [("  b\n", tokenizer.eos_id), (" d", tokenizer.eos_id)]
+
+
+@pytest.mark.parametrize(
+    "last", ["<|im_end|>{% endgeneration %}", "{% endgeneration %}<|im_end|>", "{% endgeneration %}"]
+)
+def test_a_generation_block_may_say_more_than_the_message(last: str, tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["bytes"]
+    source = "{% for m in messages %}|{% generation %}{{ '<think>' + m.content + ' over' }}" + last + "{% endfor %}"
+    ids, trained = tokenize_chat(tokenizer, Template("blocks", source, "<s>", "</s>"), talk("a", "b", "c", "d"))
+    end = tokenizer.specials["<|im_end|>" if "im_end" in last else "</s>"]
+    assert answers(tokenizer, ids, trained) == [("<think>b over", end), ("<think>d over", end)]
+
+
 def test_pad_that_is_eos_ends_answers_all_the_same(tmp_path: Path) -> None:
     for name, content in tokenizer_files("bytes", pad_token="</s>", add_bos_token=True).items():
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -308,15 +328,14 @@ def test_what_earlier_answers_lose_does_not_matter_to_the_last(tokenizers: dict[
     assert answers(tokenizer, ids, trained) == [("b", ends), ("<think>\n\n</think>\n\nd", ends)]
 
 
+@pytest.mark.parametrize("written", ["m.content | length ~ m.content", "m.content.split('|||')[1]"])
 def test_a_message_that_cannot_be_told_from_the_template_must_not_spell_its_tokens(
-    tokenizers: dict[str, Tokenizer],
+    written: str, tokenizers: dict[str, Tokenizer]
 ) -> None:
-    template = Template(
-        "odd", "{% for m in messages %}{{ m.content | length }}{{ m.content }}{% endfor %}", "<s>", "</s>"
-    )
-    assert tokenize_prompt(tokenizers["bytes"], template, talk("a b"))
+    template = Template("odd", "{% for m in messages %}{{ " + written + " }}{% endfor %}", "<s>", "</s>")
+    assert tokenize_prompt(tokenizers["bytes"], template, talk("a ||| b ||| c"))
     with pytest.raises(UserError, match=r"odd: a message spells '<\|im_end\|>'"):
-        tokenize_prompt(tokenizers["bytes"], template, talk("a <|im_end|> b"))
+        tokenize_prompt(tokenizers["bytes"], template, talk("a ||| <|im_end|> ||| b"))
 
 
 def test_templates_are_found(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:
@@ -409,11 +428,14 @@ def test_what_transformers_gives_to_templates() -> None:
     assert Template("t", "{{ messages[0].content }}").render(talk("\U000f0000\x00\u2028")) == "\U000f0000\x00\u2028"
 
 
-@pytest.mark.parametrize("message", [{"role": "user"}, {"content": "a"}, {"role": "user", "content": None}, "a", 1])
+@pytest.mark.parametrize(
+    "message",
+    [{"role": "user"}, {"content": "a"}, {"role": "user", "content": None}, {"role": "</s>", "content": ""}, "a", 1],
+)
 def test_what_is_no_message_is_refused(message: Any) -> None:
     template = find_template(BytesTokenizer())
     for use in (lambda: template.render([message]), lambda: tokenize_chat(BytesTokenizer(), template, [message])):
-        with pytest.raises(UserError, match="a message must have a role and a content"):
+        with pytest.raises(UserError, match="a message must have a role, a word, and a content"):
             use()
 
 

@@ -179,8 +179,9 @@ def test_all_ids_that_end_a_text_are_known(write: Write) -> None:
     tokenizer = load_tokenizer(directory)
     assert tokenizer.stop_ids == {eot, end, 2}
     assert (tokenizer.eos_id, tokenizer.bos_id, tokenizer.bos_token, tokenizer.adds_bos) == (end, 5, None, False)
-    put(directory, tokenizer_config={})
+    put(directory, tokenizer_config={}, generation_config={"eos_token_id": [eot, end], "bos_token_id": 6})
     tokenizer = load_tokenizer(directory)
+    assert tokenizer.bos_id == 6
     assert (tokenizer.eos_id, tokenizer.eos_token) == (eot, "<|eot_id|>")  # generation_config.json comes first
 
 

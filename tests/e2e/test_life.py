@@ -14,6 +14,8 @@ import jaxrl_llm
 from jaxrl_llm.cli import main
 from jaxrl_llm.data import chat
 from jaxrl_llm.data.streaming import Detokenizer
+from jaxrl_llm.data.tokenizers import tokenizer_from_json
+from jaxrl_llm.training.checkpoint import Checkpoints
 from tests.launcher import rows, write_config
 
 MESH = ["mesh.data=2", "mesh.fsdp=4"]
@@ -38,6 +40,16 @@ def test_the_run_directory_holds_what_was_promised(run: Path) -> None:
     }
     assert train[-1]["loss"] < train[0]["loss"] - 1
     assert train[-1]["tokens"] == 24 * 8 * 32
+
+
+def test_a_checkpoint_holds_all_that_belongs_to_it_in_one_commit(run: Path) -> None:
+    checkpoints = Checkpoints(run, None)
+    assert checkpoints.steps() == [20, 24]
+    record = checkpoints.run_json(24)
+    assert yaml.safe_load(record["config"]) == yaml.safe_load((run / "config.yaml").read_text())
+    assert tokenizer_from_json(record["tokenizer"]).vocab_size == 259
+    assert record["source"]["position"] == 24
+    assert {"params", "opt_state", "run"} <= {item.name for item in (run / "checkpoints" / "24").iterdir()}
 
 
 def test_evaluation_is_the_mean_over_every_held_out_token(run: Path) -> None:

@@ -51,6 +51,8 @@ class Layout:
     """By number of the message, of each that is the assistant's; an error says why it cannot be told."""
     closing: str
     """What the template writes after the last answer, when nothing follows that."""
+    odd: tuple[int, ...]
+    """Numbers of the messages that are not written, or not as they are; parts of them may be outside the regions."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +100,33 @@ def lay_out(template: Template, messages: Sequence[Message], add_generation_prom
     kept = _kept_space(whole, trimmed, messages, pairs)
     turns: dict[int, Turn | UserError] = {}
     for number, prompt in zip(answers, prompts, strict=True):
-        problem = _problem(whole, regions[number], messages[number]["content"].strip())
-        if problem is None:
-            before, after = kept.get(pairs[number][0], 0), kept.get(pairs[number][1], 0)
-            begin, end = regions[number][0].begin - before, regions[number][0].end + after
-            turns[number] = Turn(_end_of_prompt(whole, prompt, pairs[number], begin), end, None)
-            if whole.blocks:
-                block_at = next(((b, e) for b, e in whole.blocks if b <= begin and end <= e), None)
-                problem = "is in no generation block" if block_at is None else None
-                turns[number] = Turn(block_at[0], end, block_at[1]) if block_at is not None else turns[number]
-        if problem is not None:
-            turns[number] = UserError(
-                f"chat template {template.name}: message {number + 1} of {len(messages)} (assistant) {problem}"
-            )
+        turn = _turn(whole, prompt, pairs[number], regions[number], kept, messages[number]["content"].strip())
+        place = f"message {number + 1} of {len(messages)} (assistant)"
+        turns[number] = turn if isinstance(turn, Turn) else UserError(f"chat template {template.name}: {place} {turn}")
+    closing = ""
+    if not isinstance(closed, UserError) and closed.marks:
+        closing = closed.text[max(closed.marks[-1][1], *(end for _, end in closed.blocks), 0) :]
     in_order = sorted(itertools.chain.from_iterable(regions.values()), key=lambda region: region.begin)
-    closing = "" if isinstance(closed, UserError) or not closed.marks else closed.text[closed.marks[-1][1] :]
-    return Layout(plain.text, tuple(in_order), turns, closing)
+    odd = [n for n, message in enumerate(messages) if _problem(whole, regions[n][:1], message["content"].strip())]
+    return Layout(plain.text, tuple(in_order), turns, closing, tuple(odd))
+
+
+def _turn(
+    whole: _Marked,
+    prompt: _Marked | UserError,
+    pair: Pair,
+    regions: Sequence[Region],
+    kept: Mapping[str, int],
+    core: str,
+) -> Turn | str:
+    """What the assistant writes of an answer, or why that cannot be told."""
+    if problem := _problem(whole, regions, core):
+        return problem
+    begin, end = regions[0].begin - kept.get(pair[0], 0), regions[0].end + kept.get(pair[1], 0)
+    if not whole.blocks:
+        return Turn(_end_of_prompt(whole, prompt, pair, begin), end, None)
+    around = next((block for block in whole.blocks if block[0] <= begin and end <= block[1]), None)
+    return "is in no generation block" if around is None else Turn(around[0], end, around[1])
 
 
 def _mark(message: Message, pair: Pair, trim: bool = False) -> dict[str, str]:
@@ -168,18 +181,21 @@ def _kept_space(
     """By mark, how much of the white space outside it the template keeps of an answer; `trimmed` is without that."""
     if isinstance(trimmed, UserError):
         return {}
-    room: dict[str, int] = {}
-    for message, (before, after) in zip(messages, pairs, strict=True):
+    before: dict[str, int] = {}
+    after: dict[str, int] = {}
+    for message, pair in zip(messages, pairs, strict=True):
         if message["role"] == "assistant":
             content = message["content"]
-            room[before] = len(content) - len(content.lstrip())
-            room[after] = len(content.lstrip()) - len(content.strip())
+            before[pair[0]] = len(content) - len(content.lstrip())
+            after[pair[1]] = len(content.lstrip()) - len(content.strip())
     kept: dict[str, int] = {}
     for (left, right, size), (left_too, right_too, least) in zip(whole.gaps(), trimmed.gaps(), strict=False):
         if (left, right) != (left_too, right_too):
             return {}
-        kept[left] = max(0, min(size - least, room.get(left, 0)))
-        kept[right] = max(0, min(size - least - kept[left], room.get(right, 0)))
+        if left in after:
+            kept[left] = max(0, min(size - least, after[left]))
+        if right in before:
+            kept[right] = max(0, min(size - least - kept.get(left, 0), before[right]))
     return kept
 
 

@@ -83,8 +83,8 @@ def find_template(tokenizer: Tokenizer, name: str | None = None) -> Template:
 
 
 def check_messages(messages: Sequence[Message]) -> None:
-    """Raises UserError unless each message has a role and a content, both strings."""
+    """Raises UserError unless each message has a role, a word, and a content, a string."""
     for message in messages:
-        good = isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-        if not good:
-            raise UserError(f"a message must have a role and a content, both strings, and not be {message!r:.200}")
+        found = [message.get(key) if isinstance(message, Mapping) else None for key in ("role", "content")]
+        if not all(isinstance(each, str) for each in found) or not str(found[0]).isidentifier():
+            raise UserError(f"a message must have a role, a word, and a content, a string, and not be {message!r:.200}")

@@ -63,7 +63,7 @@ def tokenize_chat(
                 f"{problem}, so one cannot train with this template\n  mend: another one (chatml), or conversations "
                 "without what it leaves out; training on the last answer alone may do"
             )
-    return _encode(tokenizer, template, layout, wanted)
+    return _encode(tokenizer, template, messages, layout, wanted)
 
 
 def tokenize_prompt(tokenizer: Tokenizer, template: Template, messages: Sequence[Message]) -> list[int]:
@@ -72,34 +72,36 @@ def tokenize_prompt(tokenizer: Tokenizer, template: Template, messages: Sequence
     Raises:
         UserError: the template refuses the messages.
     """
-    text = template.render(messages, add_generation_prompt=True)
     try:
         layout = lay_out(template, messages, add_generation_prompt=True)
-    except UserError:  # what is the template's own cannot be told; that matters where a message spells a special token
-        layout = Layout(text, (), {}, "")
-        contents = "\n".join(message["content"] for message in messages)
-        if spelled := _guard(tokenizer, template).special_pattern.search(contents):
-            raise UserError(
-                f"chat template {template.name}: a message spells {spelled[0]!r}, and this template does not let one "
-                "tell its own special tokens from that\n  mend: another template, or leave it out of the message"
-            ) from None
-    return _encode(tokenizer, template, layout, ()).ids
+    except UserError:  # any part of the text may be a message's
+        text = template.render(messages, add_generation_prompt=True)
+        layout = Layout(text, regions=(), turns={}, closing="", odd=tuple(range(len(messages))))
+    return _encode(tokenizer, template, messages, layout, ()).ids
 
 
 def chat_stop_ids(tokenizer: Tokenizer, template: Template) -> frozenset[int]:
-    """The ids that end an answer: the tokenizer's, and the one that the template writes after answers.
+    """The ids that end an answer: the tokenizer's, and the one that the template writes after answers."""
+    probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        ids, trained = tokenize_chat(tokenizer, template, probe)
+    except UserError:  # one cannot train with it, but talk
+        return tokenizer.stop_ids
+    return tokenizer.stop_ids | {ids[max(n for n, by_assistant in enumerate(trained) if by_assistant)]}
 
-    Raises:
-        UserError: the template refuses a question and its answer.
-    """
-    layout = lay_out(template, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
-    closing = _closing_id(tokenizer, _guard(tokenizer, template), layout)
-    return tokenizer.stop_ids if closing is None else tokenizer.stop_ids | {closing}
 
-
-def _encode(tokenizer: Tokenizer, template: Template, layout: Layout, wanted: Collection[int]) -> ChatTokens:
+def _encode(
+    tokenizer: Tokenizer, template: Template, messages: Sequence[Message], layout: Layout, wanted: Collection[int]
+) -> ChatTokens:
     """The tokens of the text, cut where answers begin and end, so that no token depends on what comes after them."""
     guard = _guard(tokenizer, template)
+    for message in (messages[number] for number in layout.odd):
+        pattern = (tokenizer if message["role"] == "assistant" else guard).special_pattern
+        if spelled := pattern.search(message["content"]):
+            raise UserError(
+                f"chat template {template.name}: a message spells {spelled[0]!r}, and what this template makes of it "
+                "cannot be told from the template's own\n  mend: another template, or leave it out of the message"
+            )
     specials = [found for begin, end in _own_stretches(layout) for found in _find(guard, layout.text, begin, end)]
     spans = list(_spans(tokenizer, guard, layout, specials))
     specials = sorted([*specials, *_of_assistant(tokenizer, guard, layout)])
@@ -149,29 +151,20 @@ def _encode_answer(guard: Tokenizer, parts: Sequence[str | int], before: Sequenc
 
 def _spans(tokenizer: Tokenizer, guard: Tokenizer, layout: Layout, specials: Sequence[_Special]) -> Iterator[_Span]:
     """Each answer that can be told, with the special token that ends it where the template writes one."""
-    closing = _closing_id(tokenizer, guard, layout)
+    stops = tokenizer.stop_ids
+    closing = next(_find(guard, layout.closing, 0, len(layout.closing)), None)
+    # What stands right after the last answer ends it, as there is nothing to begin; so it does elsewhere.
+    closes = closing is not None and not layout.closing[: closing.begin].strip()
+    ends = [special for special in specials if special.id != tokenizer.bos_id or special.id in stops]
     for number, turn in sorted(layout.turns.items()):
-        if not isinstance(turn, Turn):
-            continue
-        ends = [s for s in specials if turn.end <= s.begin and (s.id in tokenizer.stop_ids or closing is not None)]
-        if turn.block_end is not None and (inside := [s for s in ends if s.end <= turn.block_end]):
-            yield _Span(number, turn.start, inside[-1].end, True)
-        elif ends and not layout.text[turn.end : ends[0].begin].strip() and _may_end(tokenizer, ends[0].id):
-            yield _Span(number, turn.start, ends[0].end, True)
-        else:
-            yield _Span(number, turn.start, turn.end, False)
-
-
-def _closing_id(tokenizer: Tokenizer, guard: Tokenizer, layout: Layout) -> int | None:
-    """The special token that the template writes right after the last answer; it begins nothing, as nothing follows."""
-    found = next(_find(guard, layout.closing, 0, len(layout.closing)), None)
-    if found is None or layout.closing[: found.begin].strip() or not _may_end(tokenizer, found.id):
-        return None
-    return found.id
-
-
-def _may_end(tokenizer: Tokenizer, id: int) -> bool:
-    return id != tokenizer.bos_id or id in tokenizer.stop_ids
+        if isinstance(turn, Turn):
+            written = turn.end if turn.block_end is None else turn.block_end
+            inside = [special for special in ends if turn.end <= special.begin and special.end <= written]
+            after = [special for special in ends if written <= special.begin and (closes or special.id in stops)][:1]
+            if not inside and after and layout.text[written : after[0].begin].strip():
+                after = []
+            ended = [*inside[-1:], *after]
+            yield _Span(number, turn.start, ended[0].end if ended else written, bool(ended))
 
 
 @functools.lru_cache(maxsize=64)
