@@ -3,9 +3,8 @@
 No config object passes below this file.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import optax
@@ -40,12 +39,12 @@ class Assembly:
     flops_per_token: float
     tokens_per_step: int
 
-    def new_state(self, params: Params) -> TrainState:
-        """Step 0 from these params by role."""
-        return new_state(self.tx, params, jax.tree.map(lambda leaf: leaf.sharding, self.template))
+    def new_state(self, params: Params, opt_state: Params = None) -> TrainState:
+        """Step 0 from these params by role, with a fresh optimizer state or a kept one."""
+        return new_state(self.tx, params, jax.tree.map(lambda leaf: leaf.sharding, self.template), opt_state)
 
     def init_params(self, seed: int) -> Params:
-        """Random weights of every trained role, each from the seed and its name."""
+        """Random weights of every trained role."""
         return {role: self.models[role].init(jax.random.key(seed)) for role in self.algo.trained}
 
 
@@ -97,7 +96,7 @@ def weights_template(specs: Params, mesh: Mesh) -> Params:
 
 
 def check_divides(model: LlamaConfig, mesh: Mesh) -> None:
-    """A UserError where the mesh would leave the large weights whole, and the memory of every device full."""
+    """A UserError where the mesh would leave the layers whole on every device.  (A vocabulary may stay whole.)"""
     checks: list[tuple[str, int, str]] = [
         ("model.d_model", model.d_model, "fsdp"),
         ("model.n_heads", model.n_heads, "tensor"),
@@ -109,6 +108,3 @@ def check_divides(model: LlamaConfig, mesh: Mesh) -> None:
                 f"mesh.{axis}={mesh.shape[axis]} does not divide {key}={size}\n"
                 f"  mend: a mesh.{axis} that does, or mesh.data for the rest of the devices"
             )
-
-
-Evaluate = Callable[[Params], dict[str, dict[str, Any]]]

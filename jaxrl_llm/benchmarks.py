@@ -13,6 +13,7 @@ from jaxrl_llm import stage
 from jaxrl_llm.assemble import Assembly, assemble
 from jaxrl_llm.config import Config
 from jaxrl_llm.parallel.chips import describe_devices, device_memory, peak_flops
+from jaxrl_llm.parallel.runtime import in_turn
 from jaxrl_llm.rollout.sampler import Sampler, Stats
 from jaxrl_llm.rollout.sampling import SamplingConfig
 from jaxrl_llm.training.console import Console, digits, si
@@ -40,10 +41,12 @@ def bench_train(config: Config, steps: int, warmup: int, began: float) -> Figure
     first_s = time.perf_counter() - began
     for _ in range(warmup - 1):
         state, metrics = parts.step(state, batch)
+        in_turn(metrics)
     jax.block_until_ready(metrics)
     before = time.perf_counter()
     for _ in range(steps):
         state, metrics = parts.step(state, batch)
+        in_turn(metrics)
     jax.block_until_ready(metrics)
     step_s = (time.perf_counter() - before) / steps
     tokens_per_s = parts.tokens_per_step / step_s
@@ -151,14 +154,14 @@ def bench_sample(
         return time.perf_counter() - before, stats
 
     seconds, stats = measure(refill=True)
-    steps = stats.slot_steps // min(slots, prompts * n)
+    steps = stats.slot_steps // stats.slots
     figures = {
         "model": f"{config.model.preset or 'own'}, {parts.n_params:,} parameters",
         "work": f"{prompts} prompts of {prompt_length} x {n} completions of {describe_lengths(limits)}, {slots} slots",
         "devices": describe_devices(list(parts.mesh.devices.flat)),
         "tokens/s": si(stats.tokens / seconds),
         "time": f"{seconds:.2f} s, {1e3 * seconds / steps:.2f} ms a step, prompts included",
-        "prompts run": f"{stats.prefills}, for {stats.completions} completions",
+        "prompts run": f"{stats.prefills} in {stats.prefill_rows} rows, for {stats.completions} completions",
         "slot occupancy": f"{100 * stats.occupancy:.1f} %",
         "memory, peak": f"{device_memory().peak / 2**30:.2f} GiB of the {device_memory().of}",
     }

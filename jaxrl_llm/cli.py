@@ -122,7 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 141
-    except Exception:
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+            print(f"error: out of memory: {str(error).strip().splitlines()[0] if str(error) else 'on the host'}\n"
+                  "  mend: training.micro_batches=2 or more, compute.remat=full, a larger mesh.fsdp; a smaller model, "
+                  "batch or data.length", file=sys.stderr)  # fmt: skip
+            return 2
         traceback.print_exc()
         print(f"error: this is a bug in jaxrl_llm {__version__}; please report it with the lines above "
               "and what `jaxrl-llm env` prints", file=sys.stderr)  # fmt: skip

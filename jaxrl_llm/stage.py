@@ -1,8 +1,5 @@
 """One stage of training from its config to its report: opens, resumes, loops, evaluates, samples, reports."""
 
-import dataclasses
-import itertools
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +29,7 @@ from jaxrl_llm.training.loop import fit
 from jaxrl_llm.training.progress import Throughput
 from jaxrl_llm.training.writers import Writer, append_sample, open_writers, write_facts
 from jaxrl_llm.types import Head, Params, TrainState
-from jaxrl_llm.workdir import Card, SavedModel, claim, find_model
+from jaxrl_llm.workdir import Card, SavedModel, claim, find_model, has_checkpoint
 
 Evaluate = Callable[[Params], dict[str, dict[str, float]]]
 
@@ -46,10 +43,11 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     config, workdir = resolved.config, Path(resolved.config.workdir)
     if config.training.steps == 0:
         raise UserError(f"{path}: training.steps=0 trains nothing\n  mend: another config, with init_from: THIS RUN")
-    initial = find_model(config.init_from) if config.init_from else None
+    begun = find_model(workdir) if has_checkpoint(workdir) else None  # a run that goes on has all it needs in itself
+    initial = find_model(config.init_from) if config.init_from and begun is None else begun
     tokenizer = choose_tokenizer(config, initial)
     parts = assemble(config)
-    if initial is not None:
+    if initial is not None and begun is None:
         refuse_other_model(config, initial, parts.algo.trained)
     card = Card(tokenizer, parts.algo.trained)
     source = main_first(lambda: open_source(config, parts, tokenizer))
@@ -107,7 +105,9 @@ def make_evaluation(config: Config, parts: Assembly, tokenizer: Tokenizer) -> Ev
     stores = {"validation" if name == SINGLE else name: store for name, store in stores.items()}
     for name, corpus in config.eval.corpora.items():
         part: Literal["train", "holdout"] = "holdout" if corpus.holdout else "train"
-        stores[name] = build_store(corpus, part, tokenizer, config.data.cache_dir, config.data.workers, True)
+        stores[name] = build_store(
+            corpus, part, tokenizer, config.data.cache_dir, config.data.workers, not config.logging.quiet
+        )
     data = config.data
     sets = {name: PackedRows(store, data.length, "concat", data.isolate_documents) for name, store in stores.items()}
     scorer = make_scorer(parts.models["policy"])
@@ -117,8 +117,7 @@ def make_evaluation(config: Config, parts: Assembly, tokenizer: Tokenizer) -> Ev
     def evaluate(params: Params) -> dict[str, dict[str, float]]:
         found = {}
         for name, rows in sets.items():
-            n_rows = min(len(rows), config.eval.max_rows or len(rows))
-            batches = itertools.islice(eval_batches(rows, size, parts.rows_sharding), math.ceil(n_rows / size))
+            batches = eval_batches(rows, size, parts.rows_sharding, config.eval.max_rows)
             targets = rows.store.n_tokens - rows.store.n_documents
             found[name] = perplexity(scorer, params["policy"], batches, rows.store.n_bytes / targets)
         return found
@@ -137,10 +136,9 @@ def start(
         return saved.state, step
     if initial is None:
         return parts.new_state(parts.init_params(config.seed)), None
-    state = parts.new_state(initial.weights(parts.models, parts.mesh))
-    if config.init_optimizer and initial.optimizer is not None:
-        state = dataclasses.replace(state, opt_state=initial.optimizer(state.opt_state))
-    return state, None
+    params = initial.weights(parts.models, parts.mesh)
+    kept = initial.optimizer(parts.template.opt_state) if config.init_optimizer and initial.optimizer else None
+    return parts.new_state(params, kept), None
 
 
 def refuse_other_model(config: Config, initial: SavedModel, trained: Mapping[str, Head]) -> None:
@@ -152,6 +150,11 @@ def refuse_other_model(config: Config, initial: SavedModel, trained: Mapping[str
         raise UserError(
             f"init_from={config.init_from} is a Hugging Face directory, which has no optimizer state\n"
             "  mend: init_optimizer=false"
+        )
+    if config.init_optimizer and config.optim.kind != initial.config.optim.kind:
+        raise UserError(
+            f"init_from={config.init_from} was trained with optim.kind={initial.config.optim.kind}, whose state "
+            f"{config.optim.kind} cannot use\n  mend: init_optimizer=false, or that optim.kind"
         )
     ours, theirs = vars(config.model), vars(initial.config.model)
     keys = [key for key in ours if key not in ("preset", "context") and ours[key] != theirs[key]]
@@ -198,9 +201,9 @@ def run_loop(
         console.note(headline(config, parts, resumed))
         run = card.to_json() | {"config": dump(resolved)}
         saves = CheckpointHook(checkpoints, source, log, stop, run, every=config.checkpoint.every, last=last)
-        if resumed is None and config.eval.every:
-            evals.evaluate(0, state)
         try:
+            if resumed is None and config.eval.every:
+                evals.evaluate(0, state)
             state = fit(state, parts.step, source, last, [log, evals, saves])
         finally:
             for writer in writers:
@@ -245,7 +248,9 @@ def write_sample(config: Config, parts: Assembly, state: TrainState, tokenizer: 
         slots=1,
     )
     step, longest = int(state.step), min(SAMPLE_TOKENS, config.model.context - 1)
-    found, _ = sampler(state.params["policy"], [[tokenizer.bos_id]], max_new_tokens=longest, seed=config.seed + step)
+    found, _ = sampler(
+        state.params["policy"], [[tokenizer.bos_id]], max_new_tokens=longest, seed=(config.seed + step) % 2**32
+    )
     text = tokenizer.decode(found[0][0].tokens)
     if is_main():
         append_sample(Path(config.workdir), step, "", text)

@@ -18,6 +18,7 @@ from jaxrl_llm.models import build_model
 from jaxrl_llm.models.hf import describe, is_huggingface, read_weights
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
 from jaxrl_llm.training.checkpoint import Checkpoints
+from jaxrl_llm.training.writers import METRICS
 from jaxrl_llm.types import Head, Json, Model, Params, ScoreScale
 
 CONFIG = "config.yaml"
@@ -36,8 +37,10 @@ def claim(workdir: Path, resolved: Resolved) -> None:
     saved = workdir / CONFIG
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if saved.is_file():
+        if has_checkpoint(workdir) or (workdir / METRICS).is_file():
             refuse_other_run(workdir, load(saved), resolved.config)
+        elif saved.is_file():  # a run that never began: its config may be mended
+            pass
         elif any(workdir.iterdir()):
             raise UserError(
                 f"{workdir} holds files but no run ({CONFIG} is not there), and nothing there shall be overwritten\n"
@@ -48,6 +51,14 @@ def claim(workdir: Path, resolved: Resolved) -> None:
         raise UserError(
             f"the run directory {workdir} cannot be written: {error.strerror}\n  mend: workdir=FOLDER"
         ) from error
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run there has come as far as a checkpoint."""
+    folder = workdir / "checkpoints"
+    return (
+        (workdir / CONFIG).is_file() and folder.is_dir() and any(child.name.isdecimal() for child in folder.iterdir())
+    )
 
 
 def refuse_other_run(workdir: Path, before: Config, now: Config) -> None:

@@ -57,6 +57,10 @@ def _data(config: Config) -> Iterator[Problem]:
                 yield Problem(
                     ("data", name), f"describes a single corpus, but data.mix names several; say it of each: {mend}"
                 )
+    taken = {"train"} | ({"validation"} if data.holdout else set())  # in metrics.jsonl, as the names of splits
+    for section, names in (("data.mix", data.mix), ("eval.corpora", config.eval.corpora)):
+        for name in names.keys() & taken:
+            yield Problem((*section.split("."), name), f"the name {name!r} is taken; call it otherwise")
     for name in data.mix.keys() & config.eval.corpora.keys():
         yield Problem(
             ("eval", "corpora", name), f"data.mix has the name {name!r} too: their results could not be told apart"

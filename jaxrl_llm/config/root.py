@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+
 from jaxrl_llm.algos import AlgoConfig
 from jaxrl_llm.data.config import BytesConfig, DataConfig, TokenizerConfig
 from jaxrl_llm.evals.config import EvalConfig
@@ -25,7 +27,7 @@ class Config:
 
     workdir: str
     """The run directory: config, metrics, checkpoints and report; the same command with the same one resumes."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides the initial weights, the order of the data and the samples."""
     init_from: str | None = None
     """A run, a checkpoint or a Hugging Face directory whose weights this run starts from."""

@@ -15,6 +15,7 @@ from jaxrl_llm.data.store import TokenStore
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.errors import UserError
 
+SMALLEST_SHARE = 1e-3  # of a corpus in a mixture: the mixing rounds smaller ones away
 SINGLE = "data"  # the name of the one corpus that `data.path` gives
 SHORT = ("path", "format", "field", "separator", "split", "holdout")  # keys of DataConfig that describe it
 
@@ -73,6 +74,12 @@ def training_source(
         name: PackedRows(store, data.length, data.packing, data.isolate_documents) for name, store in stores.items()
     }
     weights = {name: corpora[name].weight for name in rows}
+    for name, weight in weights.items():
+        if weight < SMALLEST_SHARE * sum(weights.values()):
+            raise UserError(
+                f"data.mix.{name}.weight={weight:g} is less than a thousandth of all weights together: its rows would "
+                "hardly ever come\n  mend: a larger weight, or leave it out"
+            )
     for name, weight in weights.items():
         _check_size(name, rows[name], math.ceil(batch_size * weight / sum(weights.values())))
     order = {

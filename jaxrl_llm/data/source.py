@@ -113,19 +113,22 @@ class DataSource:
         return _assemble(self._rows.__getitem__, first, self._shape, self._sharding, self._segmented)
 
 
-def eval_batches(rows: PackedRows, batch_size: int, sharding: NamedSharding) -> Iterator[Tokens]:
-    """All rows in order, each once, as arrays [b, T] of b = `batch_size`; the last batch is filled with padding.
+def eval_batches(
+    rows: PackedRows, batch_size: int, sharding: NamedSharding, max_rows: int | None = None
+) -> Iterator[Tokens]:
+    """All rows in order, or the first `max_rows`, as arrays [b, T] of b = `batch_size`; the last is filled up.
 
     Raises:
         UserError: the devices do not divide the batch.
     """
     check_batch("eval.batch_size", batch_size, 1, sharding)
+    n_rows = len(rows) if max_rows is None else min(max_rows, len(rows))
     padding = Row(*(np.zeros_like(array) for array in rows[0]))
 
     def row(i: int) -> Row:
-        return rows[i] if i < len(rows) else padding
+        return rows[i] if i < n_rows else padding
 
-    for first in range(0, len(rows), batch_size):
+    for first in range(0, n_rows, batch_size):
         yield _assemble(row, first, (batch_size, rows.length), sharding, rows.isolate_documents)
 
 

@@ -13,7 +13,7 @@ class EvalConfig:
     every: int = Field(default=200, ge=0)
     """Steps between evaluations; 0 evaluates at the end only.  If not 0, the first comes before the first step."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Sequences at a time; null is training.batch_size."""
+    """Sequences at a time; null is those of a micro-batch: training.batch_size / training.micro_batches."""
     max_rows: int | None = Field(default=None, ge=1)
     """At most this many rows of each corpus; null takes all."""
     corpora: dict[str, CorpusConfig] = Field(default_factory=dict)

@@ -68,6 +68,8 @@ def splash(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     n_batch, length, n_heads, channels = q_BTHC.shape
+    if length % SPLASH_TILE:  # a short prompt, say: too small for the kernel's tiles, and cheap
+        return _dot_product(q_BTHC, k_BTKC, v_BTKC, segments_BT, window, mesh, kernel="xla")
     if k_BTKC.shape[2] % mesh.shape["tensor"]:  # KV heads that the tensor axis does not divide: one copy a query head
         k_BTKC, v_BTKC = (jnp.repeat(x, n_heads // x.shape[2], axis=2) for x in (k_BTKC, v_BTKC))
     if segments_BT is None:

@@ -29,7 +29,7 @@ def build_model(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, head: H
     attention = ATTENTION[choose_attention(compute.attention, dtype, config.channels, mesh)]
     batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
-    def gather(weights: Params, weight_specs: Params) -> Params:
+    def gather(weights: Params, weight_specs: Params, dtype: jnp.dtype = dtype) -> Params:
         """Weights as the maths wants them: compute dtype, whole along fsdp, still split along tensor.
 
         Said here once, so that the compiler gathers one layer when it is needed and never a stack of them.
@@ -43,8 +43,9 @@ def build_model(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, head: H
         return jax.tree.map(one, weight_specs, weights, is_leaf=is_spec)
 
     def embed(params: Params, tokens_BT: Array) -> Array:
-        table_VD = gather(params["embed"], specs["embed"])
-        return _by_batch(jnp.take(table_VD, tokens_BT, axis=0), batch_sharding)
+        """Rows of the float32 table: a frequent token's gradient is a long sum, and bfloat16 would lose its end."""
+        table_VD = gather(params["embed"], specs["embed"], jnp.dtype("float32"))
+        return _by_batch(jnp.take(table_VD, tokens_BT, axis=0).astype(dtype), batch_sharding)
 
     def unembedding(params: Params) -> Array:
         if config.tie_embeddings:
@@ -82,7 +83,17 @@ def build_model(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, head: H
 
     def token_scores(params: Params, tokens: Tokens, temperature: float = 1.0) -> TokenScores:
         x_BTD = hidden(params, tokens.inputs_BT, tokens.segments_BT, tokens.positions_BT)
-        return score_tokens_chunked(x_BTD, unembedding(params), tokens.targets_BT, temperature, compute.loss_chunks)
+
+        def scores(x_BTD: Array, unembed_DV: Array, targets_BT: Array) -> TokenScores:
+            return score_tokens_chunked(x_BTD, unembed_DV, targets_BT, temperature, compute.loss_chunks)
+
+        if x_BTD.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0:
+            # Each device sums its part of the head's gradient over the chunks; they are added up once, not by chunk.
+            rows = PartitionSpec(BATCH_AXES)
+            scores = jax.shard_map(
+                scores, mesh=mesh, in_specs=(rows, PartitionSpec(), rows), out_specs=rows, axis_names=set(BATCH_AXES)
+            )
+        return scores(x_BTD, unembedding(params), tokens.targets_BT)
 
     def values(
         params: Params, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None

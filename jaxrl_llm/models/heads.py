@@ -29,15 +29,17 @@ def score_tokens_chunked(
     Time is cut and not rows, so that every piece is spread over the devices as the batch is.
     """
     n_batch, length, width = hidden_BTD.shape
-    chunks = max(n for n in range(1, chunks + 1) if length % n == 0)
+    chunks = min(chunks, length)
     if chunks == 1:
         return jax.checkpoint(score_tokens, static_argnums=3)(hidden_BTD, unembed_DV, targets_BT, temperature)
-    hidden_NBtD = jnp.moveaxis(hidden_BTD.reshape(n_batch, chunks, length // chunks, width), 1, 0)
-    targets_NBt = jnp.moveaxis(targets_BT.reshape(n_batch, chunks, length // chunks), 1, 0)
+    piece = -(-length // chunks)
+    fill = chunks * piece - length  # positions that nobody reads, so that all pieces are of one size
+    hidden_NBtD = jnp.pad(hidden_BTD, ((0, 0), (0, fill), (0, 0))).reshape(n_batch, chunks, piece, width).swapaxes(0, 1)
+    targets_NBt = jnp.pad(targets_BT, ((0, 0), (0, fill))).reshape(n_batch, chunks, piece).swapaxes(0, 1)
 
     @jax.checkpoint
     def one(args: tuple[Array, Array]) -> TokenScores:
         return score_tokens(args[0], unembed_DV, args[1], temperature)
 
     scores_NBt = jax.lax.map(one, (hidden_NBtD, targets_NBt))
-    return TokenScores(*(jnp.moveaxis(x, 0, 1).reshape(n_batch, length) for x in scores_NBt))
+    return TokenScores(*(x.swapaxes(0, 1).reshape(n_batch, chunks * piece)[:, :length] for x in scores_NBt))

@@ -53,7 +53,7 @@ class LlamaConfig:
 
     preset: str | None = None
     """A name of `models.presets`; the other keys then replace the preset's values."""
-    vocab_size: int = Field(default=512, ge=1)
+    vocab_size: int = Field(default=512, ge=1, le=10_000_000)
     """V; may exceed the tokenizer's."""
     context: int = Field(default=256, ge=2)
     """Longest row that the model is meant for."""
@@ -67,7 +67,7 @@ class LlamaConfig:
     """H: query heads."""
     n_kv_heads: int = Field(default=2, ge=1)
     """K: key/value heads, a divisor of H."""
-    head_dim: int | None = None
+    head_dim: int | None = Field(default=None, ge=2)
     """C: channels of a head; null is D / H."""
     rope_theta: float = Field(default=10_000.0, gt=0.0)
     rope_scaling: RopeScaling = NoRopeScaling()

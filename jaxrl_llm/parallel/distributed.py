@@ -54,11 +54,11 @@ def main_first(action: Callable[[], T]) -> T:
     """
     if jax.process_count() == 1:
         return action()
-    error: Exception | None = None
+    error: BaseException | None = None
     if is_main():
         try:
             done = action()
-        except Exception as raised:
+        except BaseException as raised:  # a Ctrl-C too: the others must not wait for ever
             error = raised
     failed = multihost_utils.broadcast_one_to_all(int(error is not None))
     if error is not None:

@@ -14,7 +14,7 @@ def start() -> None:
     """To be called once, before anything else of jax.
 
     Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/jaxrl_llm/compiled (~/.cache), so
-    that the second start of a run compiles nothing.
+    that the second start of a run compiles next to nothing.
 
     Raises:
         UserError: see `distributed.join`.
@@ -22,6 +22,7 @@ def start() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every save
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     join()
 
 

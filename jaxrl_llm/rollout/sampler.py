@@ -43,7 +43,9 @@ class Stats:
 
     completions: int = 0
     tokens: int = 0  # written
+    slots: int = 0
     prefills: int = 0  # prompts that were run
+    prefill_rows: int = 0  # and in how many rows, padding included
     slot_steps: int = 0  # slots x steps: tokens that could have been written
 
     @property
@@ -139,8 +141,10 @@ class Sampler:
         jobs = deque(_Job(prompt, sample) for prompt in range(len(prompts)) for sample in range(n))
         n_slots = self._slots
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        slots = self._functions.empty(n_slots, -(-longest // self._cache_step) * self._cache_step, max(limits))
+        up = lambda length: -(-length // self._cache_step) * self._cache_step  # noqa: E731
+        slots = self._functions.empty(n_slots, up(longest), up(max(limits)))
         rollout = _Rollout(queue=jobs, owners=[None] * n_slots, counts=np.zeros(n_slots, np.int32))
+        rollout.stats.slots = n_slots
         done: list[list[Completion | None]] = [[None] * n for _ in prompts]
         while rollout.queue or any(rollout.owners):
             if rollout.queue and (self._refill or not any(rollout.owners)):
@@ -206,14 +210,15 @@ class Sampler:
     def _prefill(self, weights: Params, rollout: _Rollout, prompts: Sequence[Sequence[int]]) -> None:
         """Run the next prompt of the queue, and with it the next ones of the same padded length."""
         length = bucket(len(prompts[rollout.queue[0].prompt]))
-        n_rows = max(1, min(len(rollout.owners), PREFILL_TOKENS // length))
+        most = max(1, min(len(rollout.owners), PREFILL_TOKENS // length))
         chosen: list[int] = []
         for job in rollout.queue:
-            if len(chosen) == n_rows:
+            if len(chosen) == most:
                 break
             fresh = job.prompt not in rollout.ready and job.prompt not in chosen[-1:]
             if fresh and bucket(len(prompts[job.prompt])) == length:
                 chosen.append(job.prompt)
+        n_rows = 1 << (len(chosen) - 1).bit_length()
         tokens_PT, lengths_P = np.zeros((n_rows, length), np.int32), np.ones(n_rows, np.int32)
         for row, prompt in enumerate(chosen):
             ids = prompts[prompt]
@@ -221,6 +226,7 @@ class Sampler:
         batch = self._functions.prefill(weights, tokens_PT, lengths_P)
         rollout.ready |= {prompt: (batch, row) for row, prompt in enumerate(chosen)}
         rollout.stats.prefills += len(chosen)
+        rollout.stats.prefill_rows += n_rows
 
     def _stop(self, slots: Slots, rollout: _Rollout) -> Slots:
         """End the completions in which a stop string now stands."""

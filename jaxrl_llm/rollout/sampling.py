@@ -9,6 +9,7 @@ from pydantic import Field
 
 from jaxrl_llm.schema import schema
 
+COLD = 1e-5  # temperatures below this are 0: logits divided by them could overflow
 NEVER = -1e30  # a logit whose token is never drawn; finite, so that 0 x NEVER is no NaN
 
 
@@ -41,7 +42,7 @@ def draw(config: SamplingConfig, keys_B: Array, logits_BV: Array, seen_BV: Array
     plain_BV = jax.nn.log_softmax(logits_BV, axis=-1)
     if seen_BV is not None:
         logits_BV = penalise(logits_BV, seen_BV, config.repetition_penalty)
-    if config.temperature == 0.0:
+    if config.temperature < COLD:
         tokens_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
         return Drawn(tokens_B, jnp.zeros(tokens_B.shape, jnp.float32), _pick(plain_BV, tokens_B))
     logits_BV = filtered(config, logits_BV / config.temperature)

@@ -64,15 +64,15 @@ class Checkpoints:
         record = {**run, "source": source_json, "step": int(state.step)}
         try:
             self._manager.save(int(state.step), args=ocp.args.Composite(**saves, run=ocp.args.JsonSave(record)))
-        except OSError as error:
-            raise StorageFailed(f"the checkpoint of step {int(state.step)} in {self.path}: {error}") from error
+        except (OSError, ValueError) as error:  # also that of the save before, which ran in the background
+            raise StorageFailed(f"a checkpoint in {self.path} was not written: {_first_line(error)}") from error
 
     def wait(self) -> None:
         """Until everything is on disk."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise StorageFailed(f"a checkpoint in {self.path} was not written: {error}") from error
+            raise StorageFailed(f"a checkpoint in {self.path} was not written: {_first_line(error)}") from error
 
     def close(self) -> None:
         """Waits, then frees the manager's threads."""

@@ -9,7 +9,7 @@ from jaxrl_llm.schema import schema
 class TrainingConfig:
     """The loop."""
 
-    steps: int = Field(default=1000, ge=0)  # 0: an imported model, which needs no data
+    steps: int = Field(default=1000, ge=0, lt=2**31)  # 0: an imported model, which needs no data
     """Updates."""
     batch_size: int = Field(default=8, ge=1)
     """Sequences a step, over all devices and micro-batches."""

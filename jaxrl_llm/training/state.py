@@ -29,7 +29,11 @@ def state_shardings(tx: optax.GradientTransformation, params: Params, mesh: Mesh
     return TrainState(step=replicated, params=param_shardings, fixed={}, opt_state=opt_state)  # type: ignore[arg-type]
 
 
-def new_state(tx: optax.GradientTransformation, params: Params, shardings: TrainState) -> TrainState:
-    """Step 0 with these params and a fresh optimizer state."""
+def new_state(
+    tx: optax.GradientTransformation, params: Params, shardings: TrainState, opt_state: Params = None
+) -> TrainState:
+    """Step 0 with these params and this optimizer state, or a fresh one."""
+    if opt_state is None:
+        opt_state = init_opt_state(tx, params, shardings.opt_state)
     step: Array = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-    return TrainState(step=step, params=params, fixed={}, opt_state=init_opt_state(tx, params, shardings.opt_state))
+    return TrainState(step=step, params=params, fixed={}, opt_state=opt_state)

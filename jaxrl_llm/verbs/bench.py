@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
     for name in numbers:
         if getattr(args, name, 1) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    if args.what == "loop" and args.steps < 2:
+        raise UserError("--steps must be at least 2: what is timed lies between two steps")
     spread = parse_spread(args.spread) if getattr(args, "spread", None) else None
 
     from jaxrl_llm import benchmarks

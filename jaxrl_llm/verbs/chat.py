@@ -32,10 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Talk until the end of input; returns 0."""
-    for message, is_wrong in {
+    wrong = {
         "--max-new-tokens must be at least 1": args.max_new_tokens < 1,
+        "--seed must lie between 0 and 2**32 - 1": not 0 <= args.seed < 2**32,
         **wrong_sampling(args),
-    }.items():
+    }
+    for message, is_wrong in wrong.items():
         if is_wrong:
             raise UserError(message)
 
@@ -116,12 +118,12 @@ def make_answer(opened: "Opened", args: argparse.Namespace) -> "Callable[[list[M
                 opened.params,
                 [prompt],
                 max_new_tokens=min(args.max_new_tokens, room),
-                seed=args.seed + len(messages),
+                seed=(args.seed + len(messages)) % 2**32,
                 watch=watch,
             )
         except KeyboardInterrupt:
             sys.stdout.write(" (stopped)")
         print(text.flush())
-        return "".join(written)
+        return "".join(written).strip()  # as templates have answers; many models begin with a space
 
     return answer

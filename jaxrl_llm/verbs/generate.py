@@ -96,11 +96,11 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
         return args.prompt or [""]
     path = Path(args.prompts)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a JSON text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--prompts {path}: cannot be read: {error}") from error
     prompts = [line if path.suffix != ".jsonl" else json_prompt(path, i, line) for i, line in enumerate(lines, start=1)]
-    if not prompts:
+    if prompts == [""]:
         raise UserError(f"--prompts {path}: is empty")
     return prompts
 

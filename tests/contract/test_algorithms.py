@@ -1,5 +1,6 @@
 """What every algorithm of the table must keep, whatever its loss: a new one is covered on its first day."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,9 +42,14 @@ CONFIGS: Mapping[str, Any] = {"pretrain": PretrainConfig(z_loss=1e-2)}
 single_device = make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def build(name: str, mesh: Mesh, tx: Any = None) -> tuple[Algo, Step, TrainState]:
+def build(
+    name: str,
+    mesh: Mesh,
+    tx: Any = None,
+    compute: ComputeConfig = ComputeConfig(loss_chunks=2),  # noqa: B008
+) -> tuple[Algo, Step, TrainState]:
     """The algorithm, its step and its first state on a mesh.  Without `tx` an update is minus the gradient."""
-    models = {role: build_model(MODEL, ComputeConfig(loss_chunks=2), mesh) for role in ("policy",)}
+    models = {role: build_model(MODEL, compute, mesh) for role in ("policy",)}
     algo = ALGOS[name](CONFIGS[name], models)
     specs = {role: models[role].specs for role in algo.trained}
     tx = tx(specs, mesh) if tx else optax.with_extra_args_support(optax.scale(-1.0))
@@ -116,25 +122,29 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_fsdp_splits_memory_and_gathers_no_stack(name: str, optimizer: str) -> None:
+@pytest.mark.parametrize(("optimizer", "layers"), [("adamw", "scan"), ("adamw", "unroll"), ("muon", "scan")])
+def test_fsdp_splits_memory_and_gathers_no_stack(name: str, optimizer: str, layers: Any) -> None:
     """On fsdp=8 a device holds an eighth of weights and optimizer, and no collective makes a whole stack of layers."""
     mesh = make_mesh(MeshConfig(fsdp=8))
-    algo, step, state = build(name, mesh, OPTIMIZERS[optimizer])
+    algo, step, state = build(name, mesh, OPTIMIZERS[optimizer], ComputeConfig(loss_chunks=2, layers=layers))
     batch = on_mesh(BATCHES[algo.consumes](1), 1, mesh)
     text = step.jitted.lower(state.step, state.params, state.opt_state, state.fixed, batch).compile().as_text()  # type: ignore[attr-defined]
-    stack = max(leaf.size for leaf in jax.tree.leaves(state.params["policy"]["layers"]))
-    gathered = [int(np.prod([int(n) for n in shape.split(",") if n])) for shape in gathers(text)]
+    matrices = [leaf for leaf in jax.tree.leaves(state.params["policy"]["layers"]) if leaf.ndim > 2]
+    gathered = gathers(text)
     assert gathered, "an fsdp step must gather something"
-    assert max(gathered) < stack
+    for leaf in matrices:  # neither the stack, in whatever order of axes, nor anything as large
+        assert sorted(leaf.shape) not in [sorted(shape) for shape in gathered]
+        assert leaf.size not in [math.prod(shape) for shape in gathered if shape[:1] == leaf.shape[:1]]
+    assert max(map(math.prod, gathered)) < max(leaf.size for leaf in matrices)
     for _ in range(2):  # as they were put there, and as the step itself puts them
         assert per_device(state) <= 1.1 * total(state) / 8
         state, _ = step(state, batch)
 
 
-def gathers(hlo: str) -> list[str]:
-    """The shapes that all-gathers make, from lines such as `%ag = f32[1,64,96]{2,1,0} all-gather(...)`."""
-    return re.findall(r"= \(?\w+\[([\d,]*)\][^=]* all-gather(?:-start)?\(", hlo)
+def gathers(hlo: str) -> list[tuple[int, ...]]:
+    """All shapes that all-gathers make, from lines such as `%ag = f32[1,64,96]{2,1,0} all-gather(...)`, tuples too."""
+    made = re.findall(r"= ([^=]*?) all-gather(?:-start)?\(", hlo)
+    return [tuple(map(int, shape.split(","))) for line in made for shape in re.findall(r"\w+\[([\d,]+)\]", line)]
 
 
 def per_device(state: TrainState) -> int:

@@ -35,6 +35,35 @@ def test_unknown_and_mistyped_keys(refused: Train) -> None:
     assert "unknown kind 'adam'" in refused("optim.kind=adam")
 
 
+def test_numbers_out_of_range(refused: Train) -> None:
+    for override in ("seed=-1", "seed=4294967296", "model.head_dim=0", "training.steps=9999999999"):
+        assert override.split("=")[0] in refused(override)
+
+
+def test_names_that_results_could_not_be_told_apart_by(refused: Train, tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        assert f"the name '{name}' is taken" in refused(f"eval.corpora.{name}.path={tmp_path}/text.txt")
+
+
+def test_a_share_too_small_to_be_drawn(refused: Train, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    mix = f"data.mix={{a: {{path: {text}}}, b: {{path: {text}, weight: 1e-7}}}}"
+    assert "data.mix.b.weight=1e-07" in refused("data.path=null", "data.holdout=0", mix)
+
+
+def test_memory_that_is_not_there_is_no_bug(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+    monkeypatch.setattr("jaxrl_llm.stage.train", exhausted)
+    assert main(["train", str(write_config(tmp_path))]) == 2
+    message = capsys.readouterr().err
+    assert "out of memory" in message
+    assert "training.micro_batches" in message
+
+
 def test_files_missing_empty_or_undecodable(refused: Train, tmp_path: Path) -> None:
     assert "nowhere.txt" in refused(f"data.path={tmp_path}/nowhere.txt")
     (tmp_path / "empty.txt").touch()

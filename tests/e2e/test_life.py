@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,23 @@ def test_a_run_is_not_continued_by_another_config(run: Path, capsys: pytest.Capt
     assert "training.steps" not in message  # more steps are no other run
 
 
+def test_a_config_that_failed_before_the_first_checkpoint_may_be_mended(run: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    overrides = [*MESH, f"init_from={run}", "init_optimizer=true", "training.steps=2"]
+    assert main(["train", str(config), *overrides, "optim.kind=muon"]) == 2  # the run's is adamw
+    assert main(["train", str(config), *overrides]) == 0
+
+
+def test_a_resumed_run_needs_init_from_no_more(run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(run, source)
+    config = write_config(tmp_path)
+    overrides = [*MESH, f"init_from={source}"]
+    assert main(["train", str(config), *overrides, "training.steps=2"]) == 0
+    shutil.rmtree(source / "checkpoints")
+    assert main(["train", str(config), *overrides, "training.steps=3"]) == 0
+
+
 def test_data_that_changed_stop_a_resumed_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path)
     assert main(["train", str(config), *MESH, "training.steps=2"]) == 0
@@ -192,14 +210,14 @@ def test_domains_are_evaluated_each_by_itself(run: Path, tmp_path: Path) -> None
         f"new: {{path: {tmp_path / 'new.txt'}, weight: 0.75, holdout: 0.2}}}}",
         f"eval.corpora.other.path={tmp_path / 'other.txt'}",
         "training.steps=8",
-        "eval.max_rows=16",
+        "eval.max_rows=11",
         "eval.batch_size=16",
     ]
     assert main(["train", str(config), *MESH, *overrides]) == 0
     report = json.loads((tmp_path / "mix" / "report.json").read_text())
     assert set(report["evals"]) == {"old", "new", "other"}
     new = rows(tmp_path / "mix", "new")
-    assert new[-1]["tokens"] == 16 * 32
+    assert new[-1]["tokens"] == 11 * 32  # not a whole batch
     assert new[-1]["loss"] < new[0]["loss"]
     assert "Before and after" in (tmp_path / "mix" / "report.md").read_text()
 

@@ -157,7 +157,7 @@ def test_chunked_scores_equal_whole_ones_and_the_formula() -> None:
     targets = rng.integers(0, 20, (2, 12))
     logits = hidden.astype(np.float64) @ head / 0.7
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    for chunks in (1, 3, 5):  # 5 does not divide 12: the largest divisor below it serves
+    for chunks in (1, 3, 5, 99):  # 5 does not divide 12: the last piece is filled up
         scores = score_tokens_chunked(hidden, head, targets, 0.7, chunks)
         np.testing.assert_allclose(
             scores.logp_BT, np.log(np.take_along_axis(p, targets[..., None], -1))[..., 0], atol=2e-6
@@ -167,6 +167,18 @@ def test_chunked_scores_equal_whole_ones_and_the_formula() -> None:
     whole = jax.grad(lambda h: score_tokens(h, head, targets, 0.7).logp_BT.sum())(hidden)
     pieces = jax.grad(lambda h: score_tokens_chunked(h, head, targets, 0.7, 4).logp_BT.sum())(hidden)
     np.testing.assert_allclose(pieces, whole, atol=2e-6)
+
+
+def test_the_gradient_of_a_frequent_token_survives_bfloat16(params: dict) -> None:
+    """Thousands of small terms are summed into one row of the table: in float32, whatever the compute dtype."""
+    batch = plain_rows(jnp.where(jnp.arange(512 * T).reshape(512, T) % 8 == 0, jnp.tile(tokens(1), (256, 1)), 7))
+
+    def gradient(dtype: Any) -> jax.Array:
+        model = build_model(CONFIG, ComputeConfig(dtype=dtype), MESH)
+        return jax.jit(jax.grad(lambda p: -model.token_scores(p, batch).logp_BT.mean()))(params)["embed"][7]
+
+    want, got = gradient("float32"), gradient("bfloat16")
+    assert jnp.linalg.norm(got - want) < 0.03 * jnp.linalg.norm(want)
 
 
 def test_scores_never_hold_all_logits() -> None:
@@ -192,9 +204,11 @@ def test_splash_equals_xla_with_segments(window: int | None) -> None:
     q = jnp.asarray(rng.normal(size=(2, 256, 4, 128)), jnp.float32)
     k, v = (jnp.asarray(rng.normal(size=(2, 256, 2, 128)), jnp.float32) for _ in range(2))
     segments = jnp.asarray(np.repeat([[1, 2, 2, 3], [1, 1, 1, 2]], 64, axis=1))
-    want = ATTENTION["xla"](q, k, v, segments, window, mesh)
-    got = splash(q, k, v, segments, window, mesh, interpret=True)
-    np.testing.assert_allclose(got, want, atol=2e-5)
+    for length in (256, 40):  # 40 is no whole tile
+        rows = [x[:, :length] for x in (q, k, v, segments)]
+        want = ATTENTION["xla"](*rows, window, mesh)
+        got = splash(*rows, window, mesh, interpret=True)
+        np.testing.assert_allclose(got, want, atol=2e-5)
 
 
 def test_attention_is_chosen_by_the_devices() -> None:

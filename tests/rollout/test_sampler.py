@@ -69,6 +69,12 @@ def test_log_probabilities_are_the_trainers(one, temperature: float) -> None:
             assert completion.ended or len(completion.tokens) == LONGEST
 
 
+def test_many_completions_of_one_prompt_cost_one_row_of_prefill(one) -> None:
+    model, params = one
+    _, stats = sampler_of(model, slots=8)(params, [PROMPTS[2]], n=16, max_new_tokens=4, seed=0)
+    assert (stats.completions, stats.prefills, stats.prefill_rows) == (16, 1, 1)
+
+
 def test_the_same_on_a_mesh_of_eight(one) -> None:
     model, params = one
     found, _ = sampler_of(model, slots=4)(params, PROMPTS, n=2, max_new_tokens=LONGEST, seed=1)

@@ -6,6 +6,7 @@ killed, whatever it was doing, and the next request starts another.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -41,14 +42,11 @@ class _Sandbox:
         self._owner = 0
 
     def render(self, source: str, calls: Sequence[Mapping[str, Any]]) -> list[str | UserError]:
-        results: list[str | UserError] = []
+        """See the function; where a call ends the process, those after it have the same error."""
         with self._lock:
-            while len(results) < len(calls):  # a call that kills the process does not take the next with it
-                results += self._ask(source, calls[len(results) :])
-        return results
+            return self._ask(source, calls)
 
     def _ask(self, source: str, calls: Sequence[Mapping[str, Any]]) -> list[str | UserError]:
-        """The results of all calls, or of those up to one that ended the process."""
         process = self._running()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -61,12 +59,10 @@ class _Sandbox:
                 result = json.loads(process.stdout.readline())
                 results.append(result["text"] if "text" in result else UserError(result["error"]))
         except (OSError, ValueError):  # the pipe broke, or ended within a line
-            process.kill()  # which does nothing to one that has ended
-            results.append(UserError(_reason(process.wait())))
-            self._process = None
+            reason = _reason(self._end(process))
+            results += [UserError(reason)] * (len(calls) - len(results))
         except BaseException:  # Ctrl-C in the middle: what comes next from the process would answer this request
-            process.kill()
-            self._process = None
+            self._end(process)
             raise
         return results
 
@@ -84,12 +80,18 @@ class _Sandbox:
             self._owner = os.getpid()
         return self._process
 
+    def _end(self, process: "subprocess.Popen[str]") -> int:
+        """End the process, if it has not ended, and return its status."""
+        self._process = None
+        process.kill()
+        with contextlib.suppress(OSError):  # what it has not read is lost
+            process.communicate()
+        return process.wait()
+
     def close(self) -> None:
         """End the process, if there is one and it is ours."""
         if self._process is not None and self._owner == os.getpid():
-            self._process.kill()
-            self._process.communicate()
-            self._process = None
+            self._end(self._process)
 
 
 def _reason(status: int) -> str:
