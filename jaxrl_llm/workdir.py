@@ -120,8 +120,11 @@ class Card:
     @staticmethod
     def from_json(json: Json) -> "Card":
         """The card that `to_json` described."""
-        score = None if json["score"] is None else ScoreScale(**json["score"])
-        return Card(tokenizer_from_json(json["tokenizer"]), json["heads"], score)
+        try:
+            score = None if json["score"] is None else ScoreScale(**json["score"])
+            return Card(tokenizer_from_json(json["tokenizer"]), json["heads"], score)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the checkpoint was saved by another version of jaxrl_llm: {error} is missing") from error
 
 
 @dataclass(frozen=True)

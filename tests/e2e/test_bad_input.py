@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from jaxrl_llm.cli import main
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.workdir import Card
 from tests.launcher import write_config
 
 Train = Callable[..., str]
@@ -131,3 +133,8 @@ def test_generate_refuses_what_means_nothing(tmp_path: Path, capsys: pytest.Capt
     }.items():
         assert main(["generate", str(tmp_path), *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_version_says_so() -> None:
+    with pytest.raises(UserError, match="another version"):
+        Card.from_json({"tokenizer": {"kind": "bytes"}})
