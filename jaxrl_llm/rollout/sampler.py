@@ -141,8 +141,7 @@ class Sampler:
         jobs = deque(_Job(prompt, sample) for prompt in range(len(prompts)) for sample in range(n))
         n_slots = self._slots
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        up = lambda length: -(-length // self._cache_step) * self._cache_step  # noqa: E731
-        slots = self._functions.empty(n_slots, up(longest), up(max(limits)))
+        slots = self._functions.empty(n_slots, self._rounded(longest), self._rounded(max(limits)))
         rollout = _Rollout(queue=jobs, owners=[None] * n_slots, counts=np.zeros(n_slots, np.int32))
         rollout.stats.slots = n_slots
         done: list[list[Completion | None]] = [[None] * n for _ in prompts]
@@ -158,6 +157,9 @@ class Sampler:
             if progress is not None:
                 progress(rollout.stats)
         return done, rollout.stats  # type: ignore[return-value]
+
+    def _rounded(self, length: int) -> int:
+        return -(-length // self._cache_step) * self._cache_step
 
     def _check(self, prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> None:
         for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True), start=1):
