@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.launcher import finish, jaxrl, rows, start, stop_at, write_config
+from tests import launcher
+from tests.launcher import finish, jaxrl, rows, start, stop_at
 
-LAST = 24
+LAST = 72  # so many more than the steps at which runs are stopped that none ends before its signal comes
+
+
+def write_config(folder: Path, text: Path | None = None) -> Path:
+    """The tiny run, but longer."""
+    config = launcher.write_config(folder, text=text)
+    config.write_text(config.read_text().replace("steps: 24", f"steps: {LAST}"))
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +76,11 @@ def test_a_mesh_of_eight_resumes_what_one_device_began(undisturbed: Path, tmp_pa
 def test_a_damaged_checkpoint_is_named(undisturbed: Path, tmp_path: Path) -> None:
     shutil.copytree(undisturbed, tmp_path / "run")
     config = write_config(tmp_path, text=undisturbed.parent / "text.txt")
-    for file in (tmp_path / "run" / "checkpoints" / "24" / "params").rglob("*"):
+    for file in (tmp_path / "run" / "checkpoints" / str(LAST) / "params").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    output = jaxrl("train", config, "training.steps=30", code=2)
-    assert "checkpoints/24" in output
+    output = jaxrl("train", config, f"training.steps={LAST + 6}", code=2)
+    assert f"checkpoints/{LAST}" in output
 
 
 def test_a_disk_that_is_full_ends_with_74(tmp_path: Path) -> None:
