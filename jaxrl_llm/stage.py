@@ -76,7 +76,7 @@ def choose_tokenizer(config: Config, initial: SavedModel | None) -> Tokenizer:
             tokenizer.fingerprint
         ):
             raise UserError(
-                f"the tokenizer of this config is not that of init_from={config.init_from}, whose weights know its\n"
+                f"this config's tokenizer is not that of init_from={config.init_from}, whose ids its weights know\n"
                 "  mend: leave out the section `tokenizer`"
             )
     if tokenizer.vocab_size > config.model.vocab_size:
