@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxrl_llm.workdir import Opened
+    from jaxrl_llm.saved import Opened
 
 __version__ = "0.1.0"
 
@@ -15,6 +15,6 @@ def load(path: str | Path) -> "Opened":
     >>> run = jaxrl_llm.load("runs/quickstart")
     >>> run.model.logits(run.params, tokens_BT)
     """
-    from jaxrl_llm.workdir import open_model
+    from jaxrl_llm.saved import open_model
 
     return open_model(path, head=None)

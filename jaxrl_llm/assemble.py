@@ -3,10 +3,12 @@
 No config object passes below this file.
 """
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -14,13 +16,19 @@ from jaxrl_llm.algos import ALGOS
 from jaxrl_llm.config import Config
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models import LlamaConfig, build_model
+from jaxrl_llm.models.compute import compute_dtype
+from jaxrl_llm.models.llama import cast
+from jaxrl_llm.models.lora import LoraConfig
+from jaxrl_llm.models.trainable import PartsConfig, Trainable, build_trainable
 from jaxrl_llm.parallel.mesh import BATCH_AXES, make_mesh
-from jaxrl_llm.parallel.specs import count_params, map_specs, shardings
+from jaxrl_llm.parallel.specs import ParamSpec, count_params, is_spec, map_specs, shardings
 from jaxrl_llm.training.optim import make_optimizer
 from jaxrl_llm.training.schedules import make_schedule
-from jaxrl_llm.training.state import new_state, state_shardings
+from jaxrl_llm.training.state import merge, new_state, state_shardings
 from jaxrl_llm.training.step import Step, make_step
 from jaxrl_llm.types import Algo, Model, Params, TrainState
+
+BASES = {"ref": "policy"}  # frozen role -> trained role whose weights of before it has
 
 
 @dataclass(frozen=True)
@@ -28,63 +36,138 @@ class Assembly:
     """What a run is made of; functions and shapes, no arrays yet."""
 
     mesh: Mesh
-    models: dict[str, Model]  # by role
+    models: dict[str, Model]  # by role, frozen ones too
+    divisions: dict[str, Trainable]  # by trained role
     algo: Algo
     tx: optax.GradientTransformationExtraArgs
     step: Step
+    roles: Callable[[Params, Params], Params]  # (params, fixed) of a state -> what loss and prepare read
     template: TrainState  # ShapeDtypeStructs with shardings: what a checkpoint is restored into
+    keeps_fixed: bool  # a checkpoint has the fixed weights of trained roles; else they are read where they came from
+    fixed_dtype: jnp.dtype  # of the fixed weights that no checkpoint has
     batch_sharding: NamedSharding  # of [M, b, T]
     rows_sharding: NamedSharding  # of [b, T]
-    n_params: int
-    flops_per_token: float
-    tokens_per_step: int
-
-    def new_state(self, params: Params, opt_state: Params = None) -> TrainState:
-        """Step 0 from these params by role, with a fresh optimizer state or a kept one."""
-        return new_state(self.tx, params, jax.tree.map(lambda leaf: leaf.sharding, self.template), opt_state)
+    n_params: int  # of all trained roles, fixed parts included
+    n_trained: int
+    flops_per_token: float  # of a step, prepare included
 
     def init_params(self, seed: int) -> Params:
-        """Random weights of every trained role."""
-        return {role: self.models[role].init(jax.random.key(seed)) for role in self.algo.trained}
+        """Random weights of every trained role, whole."""
+        return {role: self.models[role].init(role_key(seed, role)) for role in self.algo.trained}
+
+    def new_state(self, weights: Params, seed: int, opt_state: Params = None) -> TrainState:
+        """Step 0 from whole weights by trained role, with a fresh optimizer state or a kept one."""
+        fixed = self.complete({}, weights)
+        halves = {
+            role: d.split(weights[role], role_key(seed, f"{role} adapters")) for role, d in self.divisions.items()
+        }
+        params = {role: trained for role, (trained, _) in halves.items()}
+        if self.keeps_fixed:
+            fixed |= {role: rest for role, (_, rest) in halves.items()}
+        return new_state(self.tx, params, fixed, jax.tree.map(lambda leaf: leaf.sharding, self.template), opt_state)
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether a state that goes on needs, besides its checkpoint, the weights that the run started from."""
+        return bool(self.complete_roles)
+
+    @property
+    def complete_roles(self) -> list[str]:
+        """Roles whose fixed weights no checkpoint has: frozen ones, and with adapters the trained ones."""
+        adapted = [role for role in self.divisions if self.divisions[role].fixed_specs and not self.keeps_fixed]
+        return adapted + [role for role in self.algo.frozen if BASES[role] not in adapted]
+
+    def complete(self, fixed: Params, weights: Params) -> Params:
+        """The fixed weights that a checkpoint has, and those it has not, from the whole ones that the run started from.
+
+        They are copies: what is trained is given away to the step.
+        """
+        out = dict(fixed)
+        for role in self.complete_roles:
+            if role in self.divisions:
+                specs, tree = self.divisions[role].fixed_specs, self.divisions[role].fixed(weights[role])
+            else:
+                specs, tree = self.models[role].specs, weights[BASES[role]]
+
+            def copied(spec: ParamSpec, w: jax.Array) -> jax.Array:
+                return jnp.copy(cast(spec, w, self.fixed_dtype))
+
+            out[role] = jax.tree.map(copied, specs, tree, is_leaf=is_spec)
+        return out
+
+    def kept(self, fixed: Params) -> Params:
+        """Of the fixed weights those that a checkpoint has: what `complete` adds is read where it came from."""
+        return {role: tree for role, tree in fixed.items() if role not in self.complete_roles}
+
+    def whole(self, state: TrainState) -> Params:
+        """The weights of every trained role as a plain model has them, adapters added in."""
+        return {role: d.join(state.params[role], state.fixed.get(role, {})) for role, d in self.divisions.items()}
+
+
+def role_key(seed: int, name: str) -> jax.Array:
+    """The random key of a role's initial weights; the policy's is the seed's own."""
+    key = jax.random.key(seed)
+    return key if name == "policy" else jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Assembly:
     """Everything but data and weights.  Raises UserError where the mesh does not fit the devices or the model."""
     mesh = make_mesh(config.mesh, devices)
     check_divides(config.model, mesh)
-    models = {"policy": build_model(config.model, config.compute, mesh)}
+    heads = {**config.algo.trained, **config.algo.frozen}
+    lora = config.trainable if isinstance(config.trainable, LoraConfig) else None
+    models = {
+        role: build_model(config.model, config.compute, mesh, head, lora if role in config.algo.trained else None)
+        for role, head in heads.items()
+    }
     algo = ALGOS[config.algo.kind](config.algo, models)
-    specs = {role: models[role].specs for role in algo.trained}
+    divisions = {role: build_trainable(config.trainable, models[role].specs, mesh) for role in algo.trained}
+    specs = {role: division.specs for role, division in divisions.items()}
+    fixed_specs = {role: division.fixed_specs for role, division in divisions.items() if division.fixed_specs}
+    keeps_fixed = isinstance(config.trainable, PartsConfig)
     schedule = make_schedule(config.schedule, config.training.steps)
     tx = make_optimizer(config.optim, schedule, specs, mesh)
-    template = state_template(specs, tx, mesh)
-    step = make_step(algo, tx, schedule, jax.tree.map(lambda leaf: leaf.sharding, template))
+    template = state_template(specs, tx, mesh, fixed_specs if keeps_fixed else {})
+    roles = with_base if lora is not None and algo.frozen else merge
+    length = config.data.length
     return Assembly(
         mesh=mesh,
         models=models,
+        divisions=divisions,
         algo=algo,
         tx=tx,
-        step=step,
+        step=make_step(algo, tx, schedule, jax.tree.map(lambda leaf: leaf.sharding, template), roles),
+        roles=roles,
         template=template,
+        keeps_fixed=keeps_fixed,
+        fixed_dtype=compute_dtype(config.compute),
         batch_sharding=NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
         rows_sharding=NamedSharding(mesh, PartitionSpec(BATCH_AXES)),
-        n_params=count_params(specs),
-        flops_per_token=models["policy"].flops_per_token(config.data.length),
-        tokens_per_step=config.training.batch_size * config.data.length,
+        n_params=count_params({role: models[role].specs for role in algo.trained}),
+        n_trained=count_params(specs),
+        flops_per_token=sum(models[role].flops_per_token(length) for role in algo.trained)
+        + sum(models[role].flops_per_token(length) / 3 for role in algo.frozen),  # forward alone
     )
 
 
-def state_template(specs: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def with_base(params: Params, fixed: Params) -> Params:
+    """`merge`, and frozen roles that are the fixed weights of a trained one, its adapters left out: no copy."""
+    return merge(params, fixed) | {role: fixed[base] for role, base in BASES.items() if role not in fixed}
+
+
+def state_template(
+    specs: Params, tx: optax.GradientTransformation, mesh: Mesh, fixed_specs: Mapping[str, Params] = {}
+) -> TrainState:
     """The TrainState as ShapeDtypeStructs with shardings."""
-    params = weights_template(specs, mesh)
-    where = state_shardings(tx, params, mesh)
+    params, fixed = weights_template(specs, mesh), weights_template(fixed_specs, mesh)
+    where = state_shardings(tx, params, fixed, mesh)
     opt_state = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(tx.init, params),
         where.opt_state,
     )
     step = jax.ShapeDtypeStruct((), "int32", sharding=where.step)
-    return TrainState(step=step, params=params, fixed={}, opt_state=opt_state)  # type: ignore[arg-type]
+    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state)  # type: ignore[arg-type]
 
 
 def weights_template(specs: Params, mesh: Mesh) -> Params:

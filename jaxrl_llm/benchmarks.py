@@ -9,11 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrl_llm import stage
-from jaxrl_llm.assemble import Assembly, assemble
+from jaxrl_llm.assemble import assemble
+from jaxrl_llm.begin import begin
 from jaxrl_llm.config import Config
+from jaxrl_llm.data.config import DataConfig
+from jaxrl_llm.datasets import open_datasets
 from jaxrl_llm.parallel.chips import describe_devices, device_memory, peak_flops
 from jaxrl_llm.parallel.runtime import in_turn
+from jaxrl_llm.random_data import random_batch
 from jaxrl_llm.rollout.sampler import Sampler, Stats
 from jaxrl_llm.rollout.sampling import SamplingConfig
 from jaxrl_llm.training.console import Console, digits, si
@@ -21,17 +24,18 @@ from jaxrl_llm.training.hooks import LogHook
 from jaxrl_llm.training.loop import fit
 from jaxrl_llm.training.progress import Throughput
 from jaxrl_llm.training.writers import open_writers
-from jaxrl_llm.types import Tokens
+from jaxrl_llm.types import Pairs
 
 Figures = dict[str, str]  # label -> figure
 
 
-def bench_train(config: Config, steps: int, warmup: int, began: float) -> Figures:
-    """The step of `train` on random rows; `began` is when the command did."""
-
+def bench_train(
+    config: Config, steps: int, warmup: int, began: float, prompt_length: int = 256, answer_length: int = 256
+) -> Figures:
+    """The step of `train` on random data; `began` is when the command did, the lengths are those of judged answers."""
     parts = assemble(config)
-    state = parts.new_state(parts.init_params(config.seed))
-    batch = random_batch(config, parts)
+    state = parts.new_state(parts.init_params(config.seed), config.seed)
+    batch, places = random_batch(config, parts, prompt_length, answer_length)
     before = time.perf_counter()
     inputs = (state.step, state.params, state.opt_state, state.fixed, batch)
     compiled = parts.step.jitted.lower(*inputs).compile()  # type: ignore[attr-defined]
@@ -49,12 +53,12 @@ def bench_train(config: Config, steps: int, warmup: int, began: float) -> Figure
         in_turn(metrics)
     jax.block_until_ready(metrics)
     step_s = (time.perf_counter() - before) / steps
-    tokens_per_s = parts.tokens_per_step / step_s
+    tokens_per_s = places / step_s
     flops, peak = tokens_per_s * parts.flops_per_token, peak_flops(list(parts.mesh.devices.flat))
     memory, analysis = device_memory(), compiled.memory_analysis()
     return {
         "model": f"{config.model.preset or 'own'}, {parts.n_params:,} parameters",
-        "batch": f"{config.training.batch_size} x {config.data.length} in {config.training.micro_batches} piece(s)",
+        "batch": describe_batch(config, places, prompt_length, answer_length),
         "compute": f"{config.compute.layers}, remat {config.compute.remat}, attention {config.compute.attention}",
         "devices": describe_devices(list(parts.mesh.devices.flat)),
         "step": f"{1e3 * step_s:,.1f} ms over {steps} steps",
@@ -68,41 +72,35 @@ def bench_train(config: Config, steps: int, warmup: int, began: float) -> Figure
     }
 
 
+def describe_batch(config: Config, places: int, prompt_length: int, answer_length: int) -> str:
+    """Of what a batch consists, and the rows that it takes."""
+    pieces = f"in {config.training.micro_batches} piece(s)"
+    if isinstance(config.data, DataConfig):
+        return f"{config.training.batch_size} x {config.data.length} {pieces}"
+    answers = "2 x " if config.algo.consumes is Pairs else ""
+    of = f"{config.training.batch_size} of {prompt_length} + {answers}{answer_length} tokens"
+    return f"{of} in {places // config.data.length} rows of {config.data.length}, {pieces}"
+
+
 def compiled_memory(analysis: Any) -> str:
     """The compiler's own account, per device."""
     state, temporary = analysis.argument_size_in_bytes / 2**30, analysis.temp_size_in_bytes / 2**30
     return f"{state:.2f} GiB of arguments + {temporary:.2f} GiB of temporaries a device"
 
 
-def random_batch(config: Config, parts: Assembly) -> Tokens:
-    """A batch [M, b, T] of random ids, one document a row, sharded as the source's are."""
-    n_micro = config.training.micro_batches
-    shape = (n_micro, config.training.batch_size // n_micro, config.data.length)
-    rng = np.random.default_rng(config.seed)
-    ids = rng.integers(0, config.model.vocab_size, (2, *shape), dtype=np.int32)
-    ones, positions = np.ones(shape, np.int32), np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
-    segments = ones if config.data.isolate_documents else None
-    arrays = {
-        "inputs_BT": ids[0],
-        "targets_BT": ids[1],
-        "weights_BT": ones.astype(np.float32),
-        "segments_BT": segments,
-        "positions_BT": positions,
-    }
-    return Tokens(**jax.device_put(arrays, parts.batch_sharding))
-
-
 def bench_loop(config: Config, steps: int) -> Figures:
     """The loop of `train` on the config's own data, around a step that does nothing."""
     parts = assemble(config)
-    source = stage.open_source(config, parts, stage.choose_tokenizer(config, None))
-    state, first = parts.step(parts.new_state(parts.init_params(config.seed)), source.next(None)[0])  # type: ignore[arg-type]
-    watch = Throughput(tokens_per_step=parts.tokens_per_step, flops_per_token=parts.flops_per_token)
+    start = begin(config)
+    source = open_datasets(config, parts, start).source
+    state = parts.new_state(start.weights(parts.mesh), config.seed)
+    state, first = parts.step(state, source.next(state)[0])
+    watch = Throughput(tokens_per_step=source.tokens_per_step, flops_per_token=parts.flops_per_token)
     with tempfile.TemporaryDirectory() as folder:
         writers = open_writers(Path(folder), tensorboard=config.logging.tensorboard)
         console = Console(total_steps=steps, throughput=watch)
         log = LogHook(
-            console, writers, watch, every=config.training.log_every, last=steps + 1, tokens=parts.tokens_per_step
+            console, writers, watch, every=config.training.log_every, last=steps + 1, tokens=source.tokens_per_step
         )
         with console:
             fit(state, lambda state, batch: (state, first), source, 10, [log])

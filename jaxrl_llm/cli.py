@@ -41,6 +41,18 @@ def _generate() -> ModuleType:
     return generate
 
 
+def _label() -> ModuleType:
+    from jaxrl_llm.verbs import label
+
+    return label
+
+
+def _evaluate() -> ModuleType:
+    from jaxrl_llm.verbs import evaluate
+
+    return evaluate
+
+
 def _import() -> ModuleType:
     from jaxrl_llm.verbs import import_
 
@@ -94,6 +106,8 @@ VERBS: dict[str, Verb] = {
     "run": Verb("run a pipeline of stages, skipping what is done", _run),
     "generate": Verb("sample text from a run or a checkpoint", _generate),
     "chat": Verb("talk with a model in the terminal", _chat),
+    "label": Verb("compare answers in the terminal: people's feedback", _label),
+    "evaluate": Verb("RewardBench accuracy, or perplexity by domain", _evaluate),
     "import": Verb("a Hugging Face model into a run directory", _import),
     "export": Verb("a model into a Hugging Face directory", _export),
     "data": Verb("build token shards, look at rows", _data),

@@ -16,7 +16,8 @@ from jaxrl_llm.schema import schema
 
 Params = Any  # a pytree of arrays: the weights of one role, or of every role by name
 Json = dict[str, Any]
-Head = Literal["lm", "scalar"]  # what is read off the last layer: logits over the vocabulary, or one number
+# What is read off the last layer: logits over the vocabulary; one number; or two, the second a logit for "safe".
+Head = Literal["lm", "scalar", "scalar+safety"]
 
 
 class Mean(NamedTuple):
@@ -42,6 +43,60 @@ class Tokens:
     weights_BT: Array  # float32, 0 where there is nothing to learn (padding, a prompt)
     segments_BT: Array | None  # int32 number of the document in its row, from 1, 0 on padding; or None: one text a row
     positions_BT: Array  # int32 position in the document, for the rotary embedding
+    parents_BT: Array | None = None  # int32 number of the segment that is seen besides one's own, 0 where there is none
+    seeds_B: Array | None = None  # uint32, of the row's dropout; None: no dropout
+
+    # Two answers to one prompt are three segments, of which the prompt is the parent of both: it is computed once.
+
+
+@struct.dataclass
+class Answers:
+    """Answers to prompts, packed in rows: the prompt once, then its answers, which see it and not each other.
+
+    Row of a language model (each answer begins with the prompt's last token, from which its first is predicted):
+
+        inputs    <bos> W h o ?   \n G o e t h e   \n N o b o d y
+        targets   W h o ? \n      G o e t h e <eos> N o b o d y <eos>
+        segments  1 ........ 1    2 ........... 2   3 .......... 3
+        parents   0 ........ 0    1 ........... 1   1 .......... 1
+        weights   0 ........ 0    1 ........... 1   1 .......... 1
+
+    A row for a scalar head has whole texts as inputs (the prompt whole, then each answer whole), targets 0, and
+    weights 1 at each token of an answer that the assistant wrote.
+
+    N = B·A numbers all slots of a micro-batch, slot a of row b being b·A + a.
+    """
+
+    tokens: Tokens
+    segment_BA: Array  # int32 segment in its row that is the answer; 0: the slot is empty
+    end_BA: Array  # int32 place in the row of the answer's last token, where a scalar head is read
+    safe_BA: Array | None = None  # int32: 1 a safe answer, 0 an unsafe one, -1 not said
+    ref_BA: Array | None = None  # float32 summed log-probability under the reference, nats; None until it is known
+
+
+@struct.dataclass
+class Pairs:
+    """Comparisons: of two answers to a prompt one is better.  A ranking of K answers is its up to C(K, 2) pairs.
+
+    Ties make no pair; what is left of a prompt weighs 1 together, so that a prompt is one element of the batch.
+    """
+
+    answers: Answers
+    better_P: Array  # int32 slot in 0 .. N - 1
+    worse_P: Array  # int32
+    weight_P: Array  # float32: 1 / pairs of this prompt; 0: the place is empty
+    margin_P: Array  # float32 by how much the better one should lead, in units of the score; 0 where nothing is said
+    rating_P: Array  # int32: 3 significantly better, 2 better, 1 slightly, 0 negligibly; -1 not said
+
+
+@struct.dataclass
+class Labelled:
+    """Answers judged one by one.  `mismatched`: the same prompts, each with an answer to another (KTO's baseline)."""
+
+    answers: Answers
+    label_BA: Array  # int32: 1 wanted, 0 unwanted, -1 an empty slot
+    mismatched: Answers | None = None
+    z0: Array | None = None  # float32 scalar, KTO's reference point, nats; None until prepared
 
 
 @struct.dataclass
@@ -62,10 +117,10 @@ class Model:
     init: Callable[..., Params]  # init(key) -> params, float32, jitted into their sharding
     logits: Callable[..., Array]  # logits(params, tokens_BT, segments_BT=None, positions_BT=None) -> float32 [B, T, V]
     token_scores: Callable[..., "TokenScores"]  # token_scores(params, tokens: Tokens, temperature=1.0)
-    values: Callable[..., Array]  # of a scalar head: values(params, tokens_BT, as logits) -> float32 [B, T]
+    values: Callable[..., dict[str, Array]]  # of scalar heads: values(params, tokens: Tokens) -> name -> float32 [B, T]
     score: Callable[..., Array]  # of a scalar head: score(params, tokens_BT, lengths_B) -> [B], the last token's value
     decoder: "Decoder"  # the same model as a writer
-    flops_per_token: Callable[[int], float]  # model FLOPs of forward + backward for one token at row length T
+    flops_per_token: Callable[..., float]  # flops_per_token(T, trained specs=None: all): of a token, model FLOPs
 
 
 @dataclass(frozen=True)
@@ -79,7 +134,10 @@ class Decoder:
 
 
 class TokenScores(NamedTuple):
-    """What algorithms see instead of [B, T, V] logits; float32, at the target tokens."""
+    """What algorithms see instead of [B, T, V] logits; float32, at the target tokens.
+
+    All three are 0 where the token's weight is: positions that nobody trains are not unembedded.
+    """
 
     logp_BT: Array  # log-probability of the target token, nats
     entropy_BT: Array  # entropy of the predicted distribution, nats
@@ -105,12 +163,14 @@ class Algo:
     objective = sum over k of weights[k] * total_k / count_k, the Means that `loss` returns as terms.
     """
 
-    consumes: type  # the noun it reads: Tokens, ...
+    consumes: type  # the noun it reads: Tokens, Pairs, Labelled
     trained: Mapping[str, Head]  # role -> head, e.g. {"policy": "lm"}
     weights: Mapping[str, float]  # term -> weight in the objective; every term of `loss` has one
     loss: Callable[..., tuple[dict[str, Mean], dict[str, Mean]]]  # (params by role, micro-batch) -> terms, metrics
     frozen: Mapping[str, Head] = field(default_factory=dict)  # role -> head of models that are only read
-    prepare: Callable[..., Any] | None = None  # (params by role, raw rows) -> batch; outside the gradient
+    prepare: Callable[..., Any] | None = None  # (params by role, batch [M, b, ...]) -> batch; outside the gradient
+    scores: Callable[..., Array] | None = None  # (params by role, micro-batch) -> [N]: what ranks answers, in its slots
+    mismatched: bool = False  # it reads `Labelled.mismatched`
 
 
 class Source(Protocol):

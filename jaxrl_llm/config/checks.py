@@ -1,15 +1,18 @@
 """What must fit between fields, as far as it can be known without devices and without opening data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from jaxrl_llm.config.problems import Problem
 from jaxrl_llm.config.root import Config
-from jaxrl_llm.data.config import CorpusConfig, DataConfig
+from jaxrl_llm.data.config import CorpusConfig, DataConfig, ExamplesConfig
+from jaxrl_llm.models.llama import LlamaConfig
+from jaxrl_llm.types import Tokens
 
 
 def check(config: Config) -> list[Problem]:
     """All misfits, each at the key that is the likeliest to be mended."""
-    return [problem for part in (_model, _training, _data, _checkpoint) for problem in part(config)]
+    return [problem for part in (_model, _training, _data, _fits, _checkpoint) for problem in part(config)]
 
 
 def _model(config: Config) -> Iterator[Problem]:
@@ -28,7 +31,8 @@ def _model(config: Config) -> Iterator[Problem]:
             ("model", "head_dim" if model.head_dim is not None else "n_heads"),
             f"gives heads of {model.channels} channels; rotary embeddings turn pairs, so it must be even",
         )
-    if config.data.length > model.context:
+    unread = config.init_from is not None and model == LlamaConfig()  # it is not there, which is said when it is opened
+    if config.data.length > model.context and not unread:
         yield Problem(
             ("data", "length"), f"{config.data.length} is longer than model.context, which is {model.context}"
         )
@@ -46,8 +50,9 @@ def _training(config: Config) -> Iterator[Problem]:
 
 
 def _data(config: Config) -> Iterator[Problem]:
-    data, blank = config.data, DataConfig()
-    single = [name for name in CorpusConfig.__dataclass_fields__ if hasattr(data, name)]
+    data = config.data
+    blank, corpus = type(data)(), CorpusConfig if isinstance(data, DataConfig) else ExamplesConfig
+    single = [name for name in corpus.__dataclass_fields__ if hasattr(data, name)]
     if not data.mix and data.path is None and config.training.steps:
         yield Problem(("data",), "there is no data: set data.path=FILE, or data.mix.NAME.path=FILE for each of several")
     elif data.mix:
@@ -57,14 +62,45 @@ def _data(config: Config) -> Iterator[Problem]:
                 yield Problem(
                     ("data", name), f"describes a single corpus, but data.mix names several; say it of each: {mend}"
                 )
-    taken = {"train"} | ({"validation"} if data.holdout else set())  # in metrics.jsonl, as the names of splits
-    for section, names in (("data.mix", data.mix), ("eval.corpora", config.eval.corpora)):
+    held = data.holdout or getattr(data, "holdout_rows", None)
+    taken = {"train"} | ({"validation"} if held else set())  # in metrics.jsonl, as the names of splits
+    evaluated: dict[str, Mapping[str, Any]] = {
+        "eval.corpora": config.eval.corpora,
+        "eval.examples": config.eval.examples,
+    }
+    for section, names in ({"data.mix": data.mix} | evaluated).items():
         for name in names.keys() & taken:
             yield Problem((*section.split("."), name), f"the name {name!r} is taken; call it otherwise")
-    for name in data.mix.keys() & config.eval.corpora.keys():
-        yield Problem(
-            ("eval", "corpora", name), f"data.mix has the name {name!r} too: their results could not be told apart"
-        )
+    for section, names in evaluated.items():
+        for name in data.mix.keys() & names.keys():
+            yield Problem(
+                (*section.split("."), name),
+                f"data.mix has the name {name!r} too: their results could not be told apart",
+            )
+    for name in config.eval.corpora.keys() & config.eval.examples.keys():
+        yield Problem(("eval", "examples", name), f"eval.corpora has the name {name!r} too")
+
+
+def _fits(config: Config) -> Iterator[Problem]:
+    """What an algorithm reads, and what of it there is."""
+    data, algo = config.data, config.algo
+    wanted = "text" if algo.kind == "pretrain" else "chat" if algo.consumes is Tokens else "preferences"
+    if data.kind != wanted:
+        yield Problem(("data", "kind"), f"algo.kind={algo.kind} reads data.kind={wanted}, and this is {data.kind}")
+    if not isinstance(data, DataConfig):
+        if data.max_length is not None and data.max_length > data.length:
+            yield Problem(
+                ("data", "max_length"), f"{data.max_length} is longer than data.length, which is {data.length}"
+            )
+        parts: Mapping[str, Any] = data.mix or {"": data}
+        for name, each in parts.items():
+            if each.holdout and each.holdout_rows is not None:
+                path = ("data", "mix", name) if name else ("data",)
+                yield Problem((*path, "holdout_rows"), "says the same as holdout: set one of them")
+    elif config.eval.examples:
+        yield Problem(("eval", "examples"), "are conversations or preferences, and the data is text: see eval.corpora")
+    if config.eval.corpora and "policy" not in algo.trained:
+        yield Problem(("eval", "corpora"), "is text for a language model; this run trains a reward model")
 
 
 def _checkpoint(config: Config) -> Iterator[Problem]:

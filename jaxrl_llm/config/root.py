@@ -6,11 +6,13 @@ from typing import Any
 from pydantic import Field
 
 from jaxrl_llm.algos import AlgoConfig
-from jaxrl_llm.data.config import BytesConfig, DataConfig, TokenizerConfig
+from jaxrl_llm.algos.pretrain import PretrainConfig
+from jaxrl_llm.data.config import AnyDataConfig, BytesConfig, DataConfig, TokenizerConfig
 from jaxrl_llm.evals.config import EvalConfig
 from jaxrl_llm.models.compute import ComputeConfig
 from jaxrl_llm.models.llama import LlamaConfig
 from jaxrl_llm.models.presets import PRESETS
+from jaxrl_llm.models.trainable import AllConfig, TrainableConfig
 from jaxrl_llm.parallel.mesh import MeshConfig
 from jaxrl_llm.schema import schema
 from jaxrl_llm.training.config import CheckpointConfig, LoggingConfig, TrainingConfig
@@ -37,8 +39,9 @@ class Config:
     compute: ComputeConfig = ComputeConfig()
     mesh: MeshConfig = MeshConfig()
     tokenizer: TokenizerConfig = BytesConfig()
-    data: DataConfig = DataConfig()
-    algo: AlgoConfig = AlgoConfig()
+    data: AnyDataConfig = DataConfig()
+    algo: AlgoConfig = PretrainConfig()
+    trainable: TrainableConfig = AllConfig()
     training: TrainingConfig = TrainingConfig()
     optim: OptimConfig = AdamwConfig()
     schedule: ScheduleConfig = CosineConfig()

@@ -1,111 +1,121 @@
-"""From the config of data to its token stores, and from these to the source of training batches."""
+"""From the config of data to its stores, and from these to the source of training batches of packed rows."""
 
-import hashlib
-import json
-import math
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from jax.sharding import NamedSharding
 
 from jaxrl_llm.data.build import build_store
-from jaxrl_llm.data.config import CorpusConfig, DataConfig
-from jaxrl_llm.data.rows import PackedRows, training_rows
-from jaxrl_llm.data.source import DataSource
+from jaxrl_llm.data.build_sequences import Want, open_sequences
+from jaxrl_llm.data.chat_rows import ChatRows
+from jaxrl_llm.data.config import AnyDataConfig, ChatDataConfig, DataConfig
+from jaxrl_llm.data.mixture import named_corpora, order_fingerprint, weights_of
+from jaxrl_llm.data.readers import Part
+from jaxrl_llm.data.rows import PackedRows, Rows, training_rows
+from jaxrl_llm.data.sequences import SequenceStore
+from jaxrl_llm.data.source import DataSource, token_batches
 from jaxrl_llm.data.store import TokenStore
 from jaxrl_llm.data.tokenizers import Tokenizer
-from jaxrl_llm.errors import UserError
+from jaxrl_llm.types import Labelled, Pairs, Tokens
 
-SMALLEST_SHARE = 1e-3  # of a corpus in a mixture: the mixing rounds smaller ones away
-SINGLE = "data"  # the name of the one corpus that `data.path` gives
-SHORT = ("path", "format", "field", "separator", "split", "holdout")  # keys of DataConfig that describe it
+WANTED: Mapping[type, Want] = {Tokens: "conversation", Pairs: "comparison", Labelled: "judgement"}
 
 
-def named_corpora(data: DataConfig) -> dict[str, CorpusConfig]:
-    """The corpora of a config by name: those of `data.mix`, or the one that `data.path` gives.
+def open_corpora(
+    data: AnyDataConfig,
+    tokenizer: Tokenizer,
+    progress: bool = True,
+    *,
+    noun: type = Tokens,
+    quarantine: Path | None = None,
+) -> dict[str, Any]:
+    """The training part of every corpus by name, built where it is not there yet.
 
-    Raises:
-        UserError: both are given, or neither.
+    Args:
+        data: text, of which there are TokenStores, or conversations or judged answers, of which SequenceStores.
+        tokenizer: that makes tokens of it.
+        progress: show a bar on stderr, if that is a terminal.
+        noun: what an algorithm reads of it in the end: Tokens, Pairs or Labelled.
+        quarantine: where rows of the wrong form are added, if `data.invalid` skips them.
     """
-    short = {key: getattr(data, key) for key in SHORT if getattr(data, key) != getattr(DataConfig(), key)}
-    if not data.mix and data.path is None:
-        raise UserError("there is no data\n  mend: set data.path=FILE, or data.mix.NAME.path=FILE for each of several")
-    if data.mix and short:
-        given = ", ".join(f"data.{key}" for key in short)
-        raise UserError(
-            f"{given} describes a single corpus, but data.mix names several ({', '.join(data.mix)})\n"
-            f"  mend: say it of each (data.mix.{next(iter(data.mix))}.{next(iter(short))}=...), or leave out data.mix"
-        )
-    return data.mix or {SINGLE: CorpusConfig(**short)}
+    return _open(data, "train", tokenizer, progress, noun, quarantine)
 
 
-def open_corpora(data: DataConfig, tokenizer: Tokenizer, progress: bool = True) -> dict[str, TokenStore]:
-    """The training part of every corpus, built where it is not there yet."""
+def open_holdouts(
+    data: AnyDataConfig,
+    tokenizer: Tokenizer,
+    progress: bool = True,
+    *,
+    noun: type = Tokens,
+    quarantine: Path | None = None,
+) -> dict[str, Any]:
+    """The part kept for evaluation, of every corpus that keeps one; else as `open_corpora`."""
+    return _open(data, "holdout", tokenizer, progress, noun, quarantine)
+
+
+def _open(
+    data: AnyDataConfig, part: Part, tokenizer: Tokenizer, progress: bool, noun: type, quarantine: Path | None
+) -> dict[str, Any]:
+    if not isinstance(data, DataConfig):
+        return dict(open_sequences(data, WANTED[noun], part, tokenizer, quarantine, progress))
     return {
-        name: build_store(corpus, "train", tokenizer, data.cache_dir, data.workers, progress)
+        name: build_store(corpus, part, tokenizer, data.cache_dir, data.workers, progress)
         for name, corpus in named_corpora(data).items()
+        if part == "train" or corpus.holdout
     }
 
 
-def open_holdouts(data: DataConfig, tokenizer: Tokenizer, progress: bool = True) -> dict[str, TokenStore]:
-    """The part kept for evaluation, of every corpus that keeps one."""
-    return {
-        name: build_store(corpus, "holdout", tokenizer, data.cache_dir, data.workers, progress)
-        for name, corpus in named_corpora(data).items()
-        if corpus.holdout > 0
-    }
+def open_rows(store: TokenStore | SequenceStore, data: DataConfig | ChatDataConfig) -> Rows:
+    """What a store of text or of conversations makes of packed rows."""
+    if isinstance(store, SequenceStore):
+        return ChatRows(store, data.length, data.packing)
+    assert isinstance(data, DataConfig)
+    return PackedRows(store, data.length, data.packing, data.isolate_documents)
 
 
 def training_source(
-    stores: Mapping[str, TokenStore],
-    data: DataConfig,
+    stores: Mapping[str, TokenStore] | Mapping[str, SequenceStore],
+    data: DataConfig | ChatDataConfig,
     *,
     seed: int,
     batch_size: int,
     micro_batches: int,
     sharding: NamedSharding,
+    dropout_seed: int | None = None,
 ) -> DataSource:
-    """The source of training batches [M, b, T] from what `open_corpora` returned; see `DataSource`.
+    """The source of Tokens [M, b, T] from what `open_corpora` returned; see `DataSource` and `token_batches`.
+
+    Of Pairs and Labelled it is `preferences.preference_source`.
 
     Raises:
         UserError: a corpus has fewer rows than a batch takes of it, or micro-batches and devices do not divide a batch.
     """
-    corpora = named_corpora(data)
-    rows = {
-        name: PackedRows(store, data.length, data.packing, data.isolate_documents) for name, store in stores.items()
-    }
-    weights = {name: corpora[name].weight for name in rows}
-    for name, weight in weights.items():
-        if weight < SMALLEST_SHARE * sum(weights.values()):
-            raise UserError(
-                f"data.mix.{name}.weight={weight:g} is less than a thousandth of all weights together: its rows would "
-                "hardly ever come\n  mend: a larger weight, or leave it out"
-            )
-    for name, weight in weights.items():
-        _check_size(name, rows[name], math.ceil(batch_size * weight / sum(weights.values())))
-    order = {
-        "corpora": {name: [stores[name].fingerprint, weight] for name, weight in weights.items()},
-        "rows": [data.length, data.packing, data.isolate_documents, data.shuffle],
-        "seed": seed,
-        "batch_size": batch_size,
-    }
-    return DataSource(
+    rows = {name: open_rows(store, data) for name, store in stores.items()}
+    sizes = {name: len(rows[name]) for name in rows}
+    contents = {name: _content(stores[name], sizes[name], data.length) for name in rows}
+    weights = weights_of(data, sizes, contents, batch_size)
+    isolated = data.isolate_documents if isinstance(data, DataConfig) else True
+    make = token_batches(
         training_rows({name: (rows[name], weights[name]) for name in rows}, seed, data.shuffle),
         length=data.length,
         batch_size=batch_size,
         micro_batches=micro_batches,
         sharding=sharding,
+        segmented=isolated,
+        dropout_seed=dropout_seed,
+    )
+    return DataSource(
+        make,
+        tokens_per_step=batch_size * data.length,
+        steps_per_epoch=sum(sizes.values()) / batch_size,
         prefetch=data.prefetch,
-        segmented=data.isolate_documents,
-        rows_per_epoch=sum(map(len, rows.values())),
-        fingerprint=hashlib.sha256(json.dumps(order, sort_keys=True).encode()).hexdigest(),
+        fingerprint=order_fingerprint(
+            stores, weights, rows=[data.length, data.packing, isolated, data.shuffle], seed=seed, batch_size=batch_size
+        ),
     )
 
 
-def _check_size(name: str, rows: PackedRows, needed: int) -> None:
-    """A UserError where a batch would hold the same row twice."""
-    if len(rows) < needed:
-        raise UserError(
-            f"the corpus {name!r} is shorter than one batch: its {rows.store.n_tokens:,} tokens make "
-            f"{len(rows)} row(s) of data.length={rows.length}, and a batch takes {needed} of them\n"
-            f"  mend: more text, or a smaller training.batch_size or data.length"
-        )
+def _content(store: TokenStore | SequenceStore, n_rows: int, length: int) -> str:
+    of = f"{store.n_tokens:,} tokens" if isinstance(store, TokenStore) else f"{store.n_examples:,} conversation(s)"
+    return f"its {of} make {n_rows} row(s) of data.length={length}"

@@ -9,11 +9,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from jaxrl_llm.data.store import TokenStore
 from jaxrl_llm.errors import StorageFailed, UserError
 
 
@@ -47,6 +46,14 @@ def first_fit(pairs: np.ndarray, length: int) -> Packed:
     size = np.minimum(pairs[document] - start, length)
     row = _first_rows(size, length)
     return Packed(_offsets(row), np.stack([document, start, size], axis=1)[np.argsort(row, kind="stable")])
+
+
+def whole(pairs: np.ndarray, length: int) -> Packed:
+    """Each document has rows of its own: one, or several if it is longer than `length`."""
+    document, nth = _cut(-(-pairs // length))
+    start = nth * length
+    size = np.minimum(pairs[document] - start, length)
+    return Packed(np.arange(len(document) + 1), np.stack([document, start, size], axis=1))
 
 
 def _cut(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +93,21 @@ def _first_rows(sizes: np.ndarray, length: int) -> np.ndarray:
     return np.asarray(rows, np.int64)
 
 
-STRATEGIES: Mapping[str, Callable[[np.ndarray, int], Packed]] = {"concat": concat, "first_fit": first_fit}
+STRATEGIES: Mapping[str, Callable[[np.ndarray, int], Packed]] = {
+    "concat": concat,
+    "first_fit": first_fit,
+    "none": whole,
+}
+
+
+class Documents(Protocol):
+    """What is packed: a store's directory, and where each document starts in the stream of all its tokens."""
+
+    path: Path
+
+    @property
+    def document_starts(self) -> np.ndarray:
+        """int64 [documents + 1], the last one the end."""
 
 
 class PackingIndex:
@@ -122,7 +143,7 @@ class PackingIndex:
         return self.n_pairs / (self.n_rows * self.length)
 
 
-def build_index(store: TokenStore, length: int, strategy: str) -> PackingIndex:
+def build_index(store: Documents, length: int, strategy: str) -> PackingIndex:
     """The index of a store for rows of `length` pairs: read where the store has it already, else computed and written.
 
     It is renamed into place when whole, so that processes that build it at the same time do not collide.

@@ -1,8 +1,8 @@
 """Packed rows as arrays: random access to the rows of one corpus, and the endless order in which training reads."""
 
 import zlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -16,9 +16,20 @@ class Row(NamedTuple):
 
     inputs_T: np.ndarray  # int32 ids that are read; 0 on padding
     targets_T: np.ndarray  # int32 ids to predict: the next token of the same document; 0 on padding
-    weights_T: np.ndarray  # float32, 1 on a pair, 0 on padding
+    weights_T: np.ndarray  # float32, what a target counts: 1, or in a conversation its message's weight; 0 on padding
     segments_T: np.ndarray  # int32 number of the document in its row, from 1; 0 is padding
     positions_T: np.ndarray  # int32, from 0 in each document's piece
+
+
+class Rows(Protocol):
+    """Random access to the packed rows of a corpus: `PackedRows` of text, `ChatRows` of conversations."""
+
+    length: int  # T
+    isolate_documents: bool  # a text in a row sees only itself
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Row: ...
 
 
 class PackedRows:
@@ -52,10 +63,12 @@ class PackedRows:
         return Row(inputs, targets, (segments > 0).astype(np.float32), segments, positions)
 
 
-def training_rows(corpora: Mapping[str, tuple[PackedRows, float]], seed: int, shuffle: bool = True) -> grain.MapDataset:
-    """The endless order in which training reads the Rows of one corpus, or of several: name -> (rows, weight).
+def training_rows(
+    corpora: Mapping[str, tuple[Rows | Sequence[int], float]], seed: int, shuffle: bool = True
+) -> grain.MapDataset:
+    """The endless order in which training reads one corpus, or several: name -> (rows or numbers, weight).
 
-    Each corpus is shuffled anew every epoch, by (seed, its name) alone.  A mixture takes its rows from the corpora
+    Each corpus is shuffled anew every epoch, by (seed, its name) alone.  A mixture takes its elements from the corpora
     evenly, in proportion to their weights (to within a hundredth of the smallest).  Element i depends on i alone, so
     that any process can read any position at once.
     """

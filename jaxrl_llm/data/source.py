@@ -1,4 +1,4 @@
-"""From packed rows to batches on the mesh: `DataSource` for training, `eval_batches` for evaluation.
+"""From rows to batches on the mesh: `DataSource` for training, whatever its batches are; `eval_batches` of packed rows.
 
 A process reads only the rows that its own devices hold, found from the sharding, so the batches are the same ones for
 any mesh and any number of hosts.
@@ -11,14 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import grain
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxrl_llm.data.rows import PackedRows, Row
+from jaxrl_llm.data.rows import Row, Rows
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.mesh import BATCH_AXES
 from jaxrl_llm.types import Json, Params, Tokens, TrainState
@@ -27,51 +28,36 @@ THREADS = 2  # that make batches; filling arrays holds the interpreter's lock, s
 
 
 class DataSource:
-    """Batches of packed rows, the next ones made ahead in threads.  A `types.Source`.
-
-    Global step n takes elements n * batch_size .. (n + 1) * batch_size - 1 of `rows`; element j of them lies at
-    micro-batch j // b, place j % b, with b = batch_size / micro_batches.  So `micro_batches` only cuts the same batch.
+    """Batches of fixed data, the next ones made ahead in threads.  A `types.Source`.
 
     Args:
-        rows: endless random access to Rows of [T].
-        length: T.
-        batch_size: rows a step, over all devices.
-        micro_batches: M, the cuts of a batch.
-        sharding: of the arrays [M, b, T].
+        make: the batch of a global step, which depends on nothing else; called in threads.
+        tokens_per_step: places in the rows of a batch.
+        steps_per_epoch: batches that hold each row or example once, to count epochs.
         prefetch: batches made ahead; 0 makes each when it is asked for.
-        segmented: whether batches carry segment ids; without, each row is one text, and attention needs no mask.
-        rows_per_epoch: how many different rows there are, to count epochs.
         fingerprint: another one where the rows, their order or the batch size are.
-
-    Raises:
-        UserError: micro-batches times devices do not divide the batch.
     """
 
     def __init__(
         self,
-        rows: grain.MapDataset,
+        make: Callable[[int], Any],
         *,
-        length: int,
-        batch_size: int,
-        micro_batches: int,
-        sharding: NamedSharding,
+        tokens_per_step: int,
+        steps_per_epoch: float,
         prefetch: int,
-        segmented: bool,
-        rows_per_epoch: int,
         fingerprint: str,
     ) -> None:
-        check_batch("training.batch_size", batch_size, micro_batches, sharding)
-        self._rows, self._sharding, self._prefetch, self._segmented = rows, sharding, prefetch, segmented
-        self._shape = (micro_batches, batch_size // micro_batches, length)
-        self._batch_size, self._rows_per_epoch, self._fingerprint = batch_size, rows_per_epoch, fingerprint
+        self._make, self._prefetch = make, prefetch
+        self.tokens_per_step = tokens_per_step
+        self._steps_per_epoch, self._fingerprint = steps_per_epoch, fingerprint
         self._position = 0  # batches that `next` has given
-        self._ahead: deque[Future[Tokens]] = deque()  # batches _position, _position + 1, ...
+        self._ahead: deque[Future[Any]] = deque()  # batches _position, _position + 1, ...
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="data")
 
-    def next(self, state: TrainState) -> tuple[Tokens, dict[str, float]]:
-        """The next batch, arrays [M, b, T], and the seconds it was waited for.  What a thread raised is raised here."""
+    def next(self, state: TrainState) -> tuple[Any, dict[str, float]]:
+        """The next batch, arrays [M, b, ...], and seconds it was waited for.  What a thread raised is raised here."""
         while len(self._ahead) <= self._prefetch:
-            self._ahead.append(self._pool.submit(self._batch, self._position + len(self._ahead)))
+            self._ahead.append(self._pool.submit(self._make, self._position + len(self._ahead)))
         began = time.perf_counter()
         batch = self._ahead[0].result()
         waited = time.perf_counter() - began
@@ -84,7 +70,7 @@ class DataSource:
 
     def state(self) -> tuple[Json, Params]:
         """Batches given so far (those made ahead do not count), passes over the data, and the data's fingerprint."""
-        epoch = self._position * self._batch_size / self._rows_per_epoch
+        epoch = self._position / self._steps_per_epoch
         return {"position": self._position, "epoch": epoch, "fingerprint": self._fingerprint}, {}
 
     def restore(self, json: Json, arrays: Params) -> None:
@@ -108,14 +94,48 @@ class DataSource:
         """Stop the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _batch(self, step: int) -> Tokens:
-        first = step * self._batch_size
-        return _assemble(self._rows.__getitem__, first, self._shape, self._sharding, self._segmented)
+
+def token_batches(
+    rows: grain.MapDataset,
+    *,
+    length: int,
+    batch_size: int,
+    micro_batches: int,
+    sharding: NamedSharding,
+    segmented: bool,
+    dropout_seed: int | None = None,
+) -> Callable[[int], Tokens]:
+    """How a `DataSource` makes batches of packed rows.
+
+    Global step n takes elements n * batch_size .. (n + 1) * batch_size - 1 of `rows`; element j of them lies at
+    micro-batch j // b, place j % b, with b = batch_size / micro_batches.  So `micro_batches` only cuts the same batch.
+
+    Args:
+        rows: endless random access to Rows of [T].
+        length: T.
+        batch_size: rows a step, over all devices.
+        micro_batches: M, the cuts of a batch.
+        sharding: of the arrays [M, b, T].
+        segmented: whether batches carry segment ids; without, each row is one text, and attention needs no mask.
+        dropout_seed: decides the rows' seeds, with the step; None: there is no dropout.
+
+    Raises:
+        UserError: micro-batches times devices do not divide the batch.
+    """
+    check_batch("training.batch_size", batch_size, micro_batches, sharding)
+    shape = (micro_batches, batch_size // micro_batches, length)
+
+    def make(step: int) -> Tokens:
+        tokens = _assemble(rows.__getitem__, step * batch_size, shape, sharding, segmented)
+        if dropout_seed is None:
+            return tokens
+        seeds = row_seeds(batch_size, dropout_seed, step).reshape(shape[:2])
+        return dataclasses.replace(tokens, seeds_B=on_mesh(seeds, sharding))
+
+    return make
 
 
-def eval_batches(
-    rows: PackedRows, batch_size: int, sharding: NamedSharding, max_rows: int | None = None
-) -> Iterator[Tokens]:
+def eval_batches(rows: Rows, batch_size: int, sharding: NamedSharding, max_rows: int | None = None) -> Iterator[Tokens]:
     """All rows in order, or the first `max_rows`, as arrays [b, T] of b = `batch_size`; the last is filled up.
 
     Raises:
@@ -130,6 +150,17 @@ def eval_batches(
 
     for first in range(0, n_rows, batch_size):
         yield _assemble(row, first, (batch_size, rows.length), sharding, rows.isolate_documents)
+
+
+def row_seeds(n: int, *numbers: int) -> np.ndarray:
+    """Seeds of n rows' dropout, uint32 [n]: hashes of these numbers and the row's."""
+    return np.random.SeedSequence(numbers).generate_state(n)
+
+
+def on_mesh(array: np.ndarray, sharding: NamedSharding) -> Array:
+    """An array that every process has, or at least its own part of, split as `sharding` says of its axes."""
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 def _assemble(

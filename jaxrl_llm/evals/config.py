@@ -2,13 +2,13 @@
 
 from pydantic import Field
 
-from jaxrl_llm.data.config import CorpusConfig
+from jaxrl_llm.data.config import CorpusConfig, ExamplesConfig
 from jaxrl_llm.schema import schema
 
 
 @schema
 class EvalConfig:
-    """Held-out text: the `holdout` share of each training corpus, and the corpora named here."""
+    """Held-out data: the `holdout` share of each training corpus, and the corpora named here."""
 
     every: int = Field(default=200, ge=0)
     """Steps between evaluations; 0 evaluates at the end only.  If not 0, the first comes before the first step."""
@@ -17,4 +17,8 @@ class EvalConfig:
     max_rows: int | None = Field(default=None, ge=1)
     """At most this many rows of each corpus; null takes all."""
     corpora: dict[str, CorpusConfig] = Field(default_factory=dict)
-    """More corpora by name: other domains, whose loss shows what a model forgets."""
+    """More text by name: other domains, whose loss shows what a policy forgets."""
+    examples: dict[str, ExamplesConfig] = Field(default_factory=dict)
+    """The same of conversations or preferences, whichever are trained on: what has a holdout is asked on that."""
+    scale_prompts: int = Field(default=256, ge=2)
+    """Prompts whose best answers say how a reward model's scores lie: the bias and deviation stored with it."""

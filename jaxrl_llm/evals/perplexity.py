@@ -20,20 +20,16 @@ def make_scorer(model: Model) -> Callable[[Params, Tokens], Mean]:
 
 
 def perplexity(
-    scorer: Callable[[Params, Tokens], Mean], params: Params, batches: Iterable[Tokens], bytes_per_token: float
+    scorer: Callable[[Params, Tokens], Mean], params: Params, batches: Iterable[Tokens], bytes_per_token: float | None
 ) -> dict[str, float]:
     """`loss` in nats a token, `perplexity` = exp(loss), `bits_per_byte` = loss / ln 2 / bytes_per_token, `tokens`.
 
     bytes_per_token is that of the whole text: UTF-8 bytes of the source over targets (end tokens included), so that
-    bits per byte compares models with different tokenizers.
+    bits per byte compares models with different tokenizers; without it there are none.
     """
     scores = [jax.device_get(scorer(params, batch)) for batch in batches]  # one at a time: a set may be large
     total = math.fsum(float(nll) for nll, _ in scores)
     count = math.fsum(float(n) for _, n in scores)
     loss = total / max(count, 1.0)
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700.0)),
-        "bits_per_byte": loss / math.log(2) / bytes_per_token,
-        "tokens": count,
-    }
+    bits = {} if bytes_per_token is None else {"bits_per_byte": loss / math.log(2) / bytes_per_token}
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), **bits, "tokens": count}

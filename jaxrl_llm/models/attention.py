@@ -1,6 +1,7 @@
 """Causal attention over whole rows, by a table of implementations that agree to rounding.
 
-Visible to a query: keys that are not later, of the same segment, and no further back than the sliding window.
+Visible to a query: keys that are not later, of its own segment or its parent's, and no further back than the sliding
+window.  Segments are documents packed into a row; a parent is the prompt that several answers share.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,17 +16,22 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.mesh import BATCH_AXES
 
-# (q_BTHC, k_BTKC, v_BTKC, segments_BT or None, window or None, mesh) -> out_BTHC
-Attention = Callable[[Array, Array, Array, Array | None, int | None, Mesh], Array]
+# (q_BTHC, k_BTKC, v_BTKC, segments_BT or None, parents_BT or None, window or None, mesh) -> out_BTHC
+Attention = Callable[[Array, Array, Array, Array | None, Array | None, int | None, Mesh], Array]
 
 SPLASH_TILE = 128  # a TPU's lane width: rows and head sizes must be whole multiples of it
 
 
-def _same_segment(segments_BT: Array | None) -> Array | None:
-    """[B, 1, T, T] booleans: query and key are of one document."""
+def visible_segments(segments_BT: Array | None, parents_BT: Array | None) -> Array | None:
+    """[B, 1, T, T] booleans: the key is of the query's segment or of its parent."""
     if segments_BT is None:
         return None
-    return segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+    keys_B11T = segments_BT[:, None, None, :]
+    seen_B1TT = segments_BT[:, None, :, None] == keys_B11T
+    if parents_BT is not None:
+        parents_B1T1 = parents_BT[:, None, :, None]
+        seen_B1TT |= (parents_B1T1 == keys_B11T) & (parents_B1T1 > 0)
+    return seen_B1TT
 
 
 def _dot_product(
@@ -33,6 +39,7 @@ def _dot_product(
     k_BTKC: Array,
     v_BTKC: Array,
     segments_BT: Array | None,
+    parents_BT: Array | None,
     window: int | None,
     mesh: Mesh,
     *,
@@ -43,7 +50,7 @@ def _dot_product(
         q_BTHC,
         k_BTKC,
         v_BTKC,
-        mask=_same_segment(segments_BT),
+        mask=visible_segments(segments_BT, parents_BT),
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),
         implementation=kernel,
@@ -55,6 +62,7 @@ def splash(
     k_BTKC: Array,
     v_BTKC: Array,
     segments_BT: Array | None,
+    parents_BT: Array | None,
     window: int | None,
     mesh: Mesh,
     *,
@@ -68,8 +76,9 @@ def splash(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     n_batch, length, n_heads, channels = q_BTHC.shape
-    if length % SPLASH_TILE:  # a short prompt, say: too small for the kernel's tiles, and cheap
-        return _dot_product(q_BTHC, k_BTKC, v_BTKC, segments_BT, window, mesh, kernel="xla")
+    # A short prompt, say, is too small for the kernel's tiles, and cheap; of parents the kernel knows nothing.
+    if length % SPLASH_TILE or parents_BT is not None:
+        return _dot_product(q_BTHC, k_BTKC, v_BTKC, segments_BT, parents_BT, window, mesh, kernel="xla")
     if k_BTKC.shape[2] % mesh.shape["tensor"]:  # KV heads that the tensor axis does not divide: one copy a query head
         k_BTKC, v_BTKC = (jnp.repeat(x, n_heads // x.shape[2], axis=2) for x in (k_BTKC, v_BTKC))
     if segments_BT is None:

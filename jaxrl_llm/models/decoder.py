@@ -1,7 +1,7 @@
 """The model as a writer: a prompt into the cache, then a token at a time.
 
-Weights are cast and laid out once a rollout (`prepare`): layer by layer, in the compute dtype, by SAMPLER_RULES, so
-that writing a token gathers no weights.
+Weights are cast and laid out once a rollout (`prepare`): layer by layer, adapters added in, in the compute dtype, by
+SAMPLER_RULES, so that writing a token gathers no weights.
 """
 
 from typing import Any
@@ -16,12 +16,13 @@ from jaxrl_llm.models.cache import KVCache, attend_token, write_token
 from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
 from jaxrl_llm.models.heads import project
 from jaxrl_llm.models.layers import make_rope, rms_norm, rope_frequencies
-from jaxrl_llm.models.llama import Attend, LlamaConfig, block, cast, llama_specs, unstack
+from jaxrl_llm.models.llama import Attend, LlamaConfig, block, cast, llama_specs, stacks, unstack
+from jaxrl_llm.models.lora import LoraConfig, merged
 from jaxrl_llm.parallel.specs import SAMPLER_RULES, ParamSpec, is_spec, partition_spec
 from jaxrl_llm.types import Decoder, Params
 
 
-def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh) -> Decoder:
+def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, lora: LoraConfig | None = None) -> Decoder:
     """The functions of one language model that writes."""
     specs = llama_specs(config)
     dtype = compute_dtype(compute)
@@ -44,8 +45,10 @@ def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh) -> De
         def one(spec: ParamSpec, w: Array) -> Array:
             return placed(cast(spec, w, dtype), spec.axes[-w.ndim :])
 
+        scale = 0.0 if lora is None else lora.scale
+        layers = [merged(w, scale) for _, stack in stacks(params) for w in unstack(stack)]
         layer_specs = [specs["layers"]] * config.n_layers
-        weights = {**params, "layers": unstack(params["layers"], config.n_layers)}
+        weights = {**{name: params[name] for name in specs if name != "layers"}, "layers": layers}
         return jax.tree.map(one, {**specs, "layers": layer_specs}, weights, is_leaf=is_spec)
 
     def empty_cache(batch: int, length: int) -> KVCache:
@@ -72,7 +75,7 @@ def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh) -> De
             def attend(q_BTHC: Array, k_BTKC: Array, v_BTKC: Array) -> Array:
                 keys.append(placed_cache(k_BTKC))
                 values.append(placed_cache(v_BTKC))
-                return attention(q_BTHC, k_BTKC, v_BTKC, None, config.sliding_window, mesh)
+                return attention(q_BTHC, k_BTKC, v_BTKC, None, None, config.sliding_window, mesh)
 
             return attend
 

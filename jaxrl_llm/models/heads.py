@@ -8,12 +8,12 @@ from jaxrl_llm.types import TokenScores
 
 
 def project(hidden_BTD: Array, unembed_DV: Array) -> Array:
-    """Float32 logits [B, T, V]; products in the compute dtype, sums in float32."""
-    return jnp.einsum("btd,dv->btv", hidden_BTD, unembed_DV, preferred_element_type=jnp.float32)
+    """Float32 logits [..., V]; products in the compute dtype, sums in float32."""
+    return jnp.einsum("...d,dv->...v", hidden_BTD, unembed_DV, preferred_element_type=jnp.float32)
 
 
 def score_tokens(hidden_BTD: Array, unembed_DV: Array, targets_BT: Array, temperature: float) -> TokenScores:
-    """Scores of the targets from whole logits: log p = logit − log Z, all float32."""
+    """Scores of the targets, of any leading shape, from whole logits: log p = logit − log Z, all float32."""
     logits_BTV = project(hidden_BTD, unembed_DV) / temperature
     logz_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
@@ -22,24 +22,50 @@ def score_tokens(hidden_BTD: Array, unembed_DV: Array, targets_BT: Array, temper
 
 
 def score_tokens_chunked(
-    hidden_BTD: Array, unembed_DV: Array, targets_BT: Array, temperature: float, chunks: int
+    hidden_BTD: Array,
+    unembed_DV: Array,
+    targets_BT: Array,
+    wanted_BT: Array,
+    temperature: float,
+    chunks: int,
+    mesh_axes: tuple[str, ...] = (),
 ) -> TokenScores:
-    """`score_tokens` over pieces of time, each recomputed in the backward pass: 1/chunks of the logits live at once.
+    """`score_tokens` where `wanted_BT` is true, 0 elsewhere, in pieces of which one has its logits in memory at a time.
 
-    Time is cut and not rows, so that every piece is spread over the devices as the batch is.
+    The wanted positions of all rows come first and are cut into pieces, each recomputed in the backward pass; a piece
+    with none of them is skipped.  So the unembedding costs what is trained, not what is read.
+
+    Within a `shard_map`, `mesh_axes` are those that split the rows: a piece is skipped by all devices or by none, since
+    they may have to talk to each other about it.
     """
-    n_batch, length, width = hidden_BTD.shape
-    chunks = min(chunks, length)
-    if chunks == 1:
-        return jax.checkpoint(score_tokens, static_argnums=3)(hidden_BTD, unembed_DV, targets_BT, temperature)
-    piece = -(-length // chunks)
-    fill = chunks * piece - length  # positions that nobody reads, so that all pieces are of one size
-    hidden_NBtD = jnp.pad(hidden_BTD, ((0, 0), (0, fill), (0, 0))).reshape(n_batch, chunks, piece, width).swapaxes(0, 1)
-    targets_NBt = jnp.pad(targets_BT, ((0, 0), (0, fill))).reshape(n_batch, chunks, piece).swapaxes(0, 1)
+    shape, width = targets_BT.shape, hidden_BTD.shape[-1]
+    size = targets_BT.size
+    chunks = min(chunks, size)
+    piece = -(-size // chunks)
+    fill = chunks * piece - size  # positions that nobody reads, so that all pieces are of one size
+    order = jnp.argsort(~wanted_BT.reshape(-1), stable=True)
+    n_wanted = jnp.sum(wanted_BT, dtype=jnp.int32)
+    if mesh_axes:
+        n_wanted = jax.lax.pmax(n_wanted, mesh_axes)
 
-    @jax.checkpoint
-    def one(args: tuple[Array, Array]) -> TokenScores:
-        return score_tokens(args[0], unembed_DV, args[1], temperature)
+    def cut(x: Array) -> Array:
+        sorted_x = x.at[order].get(unique_indices=True, mode="promise_in_bounds")
+        padded = jnp.pad(sorted_x, [(0, fill)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(chunks, piece, *x.shape[1:])
 
-    scores_NBt = jax.lax.map(one, (hidden_NBtD, targets_NBt))
-    return TokenScores(*(x.swapaxes(0, 1).reshape(n_batch, chunks * piece)[:, :length] for x in scores_NBt))
+    def scored(hidden_nD: Array, targets_n: Array) -> TokenScores:
+        return score_tokens(hidden_nD, unembed_DV, targets_n, temperature)
+
+    def skipped(hidden_nD: Array, targets_n: Array) -> TokenScores:
+        nothing_n = 0.0 * targets_n  # a product, so that it varies over the mesh as the scores do
+        return TokenScores(nothing_n, nothing_n, nothing_n)
+
+    @jax.checkpoint  # around the choice: a branch would hand the whole matrix on to the backward pass, once a piece
+    def one(args: tuple[Array, Array, Array]) -> TokenScores:
+        number, hidden_nD, targets_n = args
+        return jax.lax.cond(number * piece < n_wanted, scored, skipped, hidden_nD, targets_n)
+
+    pieces = (jnp.arange(chunks), cut(hidden_BTD.reshape(size, width)), cut(targets_BT.reshape(-1)))
+    scores, back = jax.lax.map(one, pieces), jnp.argsort(order)
+    whole = (x.reshape(-1).at[back].get(unique_indices=True).reshape(shape) for x in scores)
+    return TokenScores(*(jnp.where(wanted_BT, x, 0.0) for x in whole))

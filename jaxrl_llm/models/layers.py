@@ -1,4 +1,4 @@
-"""The parts of a layer: RMSNorm, rotary embeddings, SwiGLU.  Pure functions of arrays."""
+"""The parts of a layer: RMSNorm, products with weights, rotary embeddings.  Pure functions of arrays."""
 
 import math
 from collections.abc import Callable
@@ -18,11 +18,9 @@ def rms_norm(x_BTD: Array, scale_D: Array, eps: float) -> Array:
     return ((x32 * inverse) * scale_D.astype(jnp.float32)).astype(x_BTD.dtype)
 
 
-def swiglu(x_BTD: Array, w_gate_DF: Array, w_up_DF: Array, w_down_FD: Array) -> Array:
-    """(silu(x W_gate) * x W_up) W_down (Shazeer, arXiv 2002.05202)."""
-    gate_BTF = jnp.einsum("btd,df->btf", x_BTD, w_gate_DF)
-    up_BTF = jnp.einsum("btd,df->btf", x_BTD, w_up_DF)
-    return jnp.einsum("btf,fd->btd", jax.nn.silu(gate_BTF) * up_BTF, w_down_FD)
+def contract(x: Array, w: Array) -> Array:
+    """x [B, T, inputs...] times w [inputs..., outputs...]: [B, T, outputs...]."""
+    return jnp.tensordot(x, w, axes=x.ndim - 2)
 
 
 def rope_frequencies(channels: int, theta: float, scaling: Any) -> Array:

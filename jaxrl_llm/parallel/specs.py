@@ -25,6 +25,7 @@ RULES: Rules = {  # of the learner: weights are split along fsdp and gathered a 
     "kv_heads": "tensor",
     "mlp": "tensor",
     "vocab": "tensor",
+    "rank": "fsdp",  # of the adapter's matrix that has no embed
 }
 SAMPLER_RULES: Rules = {  # of the sampler: a token is too little work to gather weights, so all split the maths
     "batch": "data",

@@ -1,5 +1,6 @@
 """What hangs on the loop: logging, evaluation, checkpoints, and stopping when asked.  See `loop.Hook`."""
 
+import dataclasses
 import math
 import signal
 from collections.abc import Callable, Mapping
@@ -90,10 +91,10 @@ def check_finite(number: int, values: Mapping[str, float]) -> None:
 
 
 class EvalHook:
-    """Evaluates every few steps and after the last; `evaluate(params)` gives metrics by held-out set."""
+    """Evaluates every few steps and after the last; `evaluate(state)` gives metrics by held-out set."""
 
     def __init__(
-        self, evaluate: Callable[[Params], dict[str, dict[str, float]]], log: LogHook, *, every: int, last: int
+        self, evaluate: Callable[[TrainState], dict[str, dict[str, float]]], log: LogHook, *, every: int, last: int
     ):
         self._evaluate, self._log, self._every, self._last = evaluate, log, every, last
 
@@ -109,7 +110,7 @@ class EvalHook:
         self._log.flush()
         jax.block_until_ready(state.params)
         self._log.watch.pause()
-        for name, values in self._evaluate(state.params).items():
+        for name, values in self._evaluate(state).items():
             for writer in self._log.writers:
                 writer.write(number, name, values)
             self._log.console.eval(number, name, values)
@@ -119,7 +120,8 @@ class EvalHook:
 class CheckpointHook:
     """Saves every few steps, after the last one, and when a signal asked to stop: then it raises Preempted.
 
-    `run` is the JSON that every checkpoint carries: config and tokenizer.
+    `run(state)` is the JSON that every checkpoint carries: config, tokenizer and what belongs to the weights;
+    `kept(fixed)` those of the fixed weights that it carries.
     """
 
     def __init__(
@@ -128,13 +130,14 @@ class CheckpointHook:
         source: Source,
         log: LogHook,
         stop: "StopSignal",
-        run: Json,
+        run: Callable[[TrainState], Json],
+        kept: Callable[[Params], Params],
         *,
         every: int,
         last: int,
     ):
         self._checkpoints, self._source, self._log, self._stop = checkpoints, source, log, stop
-        self._run, self._every, self._last = run, every, last
+        self._run, self._kept, self._every, self._last = run, kept, every, last
 
     def __call__(
         self, number: int, state: TrainState, metrics: Mapping[str, Array], source_metrics: Mapping[str, float]
@@ -146,7 +149,8 @@ class CheckpointHook:
         self._log.flush()
         check_finite(number, {name: float(value) for name, value in jax.device_get(metrics).items()})
         self._log.watch.pause()
-        self._checkpoints.save(state, self._source.state(), self._run)
+        saved = dataclasses.replace(state, fixed=self._kept(state.fixed))
+        self._checkpoints.save(saved, self._source.state(), self._run(state))
         self._log.watch.resume()
         if stopping:
             self._checkpoints.wait()

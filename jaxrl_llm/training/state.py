@@ -21,19 +21,19 @@ def merge(params: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
-def state_shardings(tx: optax.GradientTransformation, params: Params, mesh: Mesh) -> TrainState:
-    """A TrainState of NamedShardings: params as they lie (arrays or ShapeDtypeStructs), optimizer state alike."""
+def state_shardings(tx: optax.GradientTransformation, params: Params, fixed: Params, mesh: Mesh) -> TrainState:
+    """A TrainState of NamedShardings: weights as they lie (arrays or ShapeDtypeStructs), optimizer state alike."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    param_shardings = jax.tree.map(lambda x: x.sharding, params)
-    opt_state = optimizer_shardings(tx, params, param_shardings, mesh)
-    return TrainState(step=replicated, params=param_shardings, fixed={}, opt_state=opt_state)  # type: ignore[arg-type]
+    where, fixed_where = (jax.tree.map(lambda x: x.sharding, tree) for tree in (params, fixed))
+    opt_state = optimizer_shardings(tx, params, where, mesh)
+    return TrainState(step=replicated, params=where, fixed=fixed_where, opt_state=opt_state)  # type: ignore[arg-type]
 
 
 def new_state(
-    tx: optax.GradientTransformation, params: Params, shardings: TrainState, opt_state: Params = None
+    tx: optax.GradientTransformation, params: Params, fixed: Params, shardings: TrainState, opt_state: Params = None
 ) -> TrainState:
-    """Step 0 with these params and this optimizer state, or a fresh one."""
+    """Step 0 with these weights and this optimizer state, or a fresh one."""
     if opt_state is None:
         opt_state = init_opt_state(tx, params, shardings.opt_state)
     step: Array = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-    return TrainState(step=step, params=params, fixed={}, opt_state=opt_state)
+    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state)

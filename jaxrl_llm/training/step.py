@@ -16,23 +16,31 @@ Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(
-    algo: Algo, tx: optax.GradientTransformationExtraArgs, schedule: Callable[[Array], Array], shardings: TrainState
+    algo: Algo,
+    tx: optax.GradientTransformationExtraArgs,
+    schedule: Callable[[Array], Array],
+    shardings: TrainState,
+    roles: Callable[[Params, Params], Params] = merge,
 ) -> Step:
     """One jitted update, `step(state, batch) -> (state, metrics)`; batch leaves [M, b, ...], metrics float32 scalars.
 
     The gradient is that of sum_k weights[k] · total_k / count_k with totals and counts over the *whole* batch, so M
     micro-batches of ragged rows give the update of one large one.  Counts come first: they depend on the batch alone,
-    and the compiler drops the forward pass of the counting.
+    and the compiler drops the forward pass of the counting.  `algo.prepare` comes before all of it, over the whole
+    batch and outside the gradient.  `roles(params, fixed)` is what loss and prepare read: a tree for each role.
 
     Donated: step, params and optimizer state.  Never donated: `fixed`.
     """
 
     def terms_of(params: Params, fixed: Params, rows: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
-        return algo.loss(merge(params, fixed), rows)
+        return algo.loss(roles(params, fixed), rows)
 
     def update(
         step: Array, params: Params, opt_state: Params, fixed: Params, batch: Any
     ) -> tuple[Array, Params, Params, dict[str, Array]]:
+        if algo.prepare is not None:
+            batch = jax.lax.stop_gradient(algo.prepare(roles(params, fixed), batch))
+
         def counts_of(rows: Any) -> dict[str, Array]:
             return {name: mean.count for name, mean in terms_of(params, fixed, rows)[0].items()}
 

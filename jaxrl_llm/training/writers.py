@@ -16,7 +16,7 @@ import yaml
 from jaxrl_llm.errors import StorageFailed, UserError
 
 # What a run directory holds besides config.yaml and checkpoints; the report is made of these files alone.
-METRICS, SAMPLES, FACTS = "metrics.jsonl", "samples.jsonl", "facts.json"
+METRICS, SAMPLES, FACTS, DETAILS = "metrics.jsonl", "samples.jsonl", "facts.json", "details.json"
 
 
 class Writer(Protocol):
@@ -152,6 +152,11 @@ def append_sample(workdir: Path, step: int, prompt: str, completion: str) -> Non
 def write_facts(workdir: Path, facts: Mapping[str, Any]) -> None:
     """WORKDIR/facts.json, what no config says: `{"parameters": 804096, "devices": "8 x cpu", "jax": "0.10.2"}`."""
     (workdir / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def write_details(workdir: Path, details: Mapping[str, Any]) -> None:
+    """WORKDIR/details.json: of the last evaluation what is more than a number, as `heldout.judged` describes it."""
+    (workdir / DETAILS).write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

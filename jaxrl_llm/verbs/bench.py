@@ -1,4 +1,4 @@
-"""`bench train | loop | sample CONFIG`: how fast the very objects of training and sampling run here, as a table."""
+"""`bench WHAT CONFIG`: how fast the very objects of training and sampling run here, as a table."""
 
 import argparse
 import time
@@ -6,16 +6,27 @@ import time
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.verbs import add_config
 
+STEPS = {
+    "train": "any config",
+    "sft": "fine-tuning",
+    "reward": "a reward model, two answers a prompt",
+    "dpo": "DPO",
+}
 HELP = "measure a training step, the loop around it, or the sampler"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
     what = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
-    train = what.add_parser("train", help="the step: tokens/s, TFLOP/s, share of peak, memory, compile time")
-    train.add_argument("--warmup", type=int, default=2, help="steps before those that are timed (default 2)")
+    steps = []
+    for name, of in STEPS.items():
+        one = what.add_parser(name, help=f"the step of {of}: tokens/s, TFLOP/s, share of peak, memory, compile time")
+        one.add_argument("--warmup", type=int, default=2, help="steps before those that are timed (default 2)")
+        one.add_argument("--prompt-length", type=int, default=256, help="tokens, but of text (default 256)")
+        one.add_argument("--answer-length", type=int, default=256, help="tokens, but of text (default 256)")
+        steps.append(one)
     loop = what.add_parser("loop", help="the host's own time around a step that does nothing")
-    for one in (train, loop):
+    for one in (*steps, loop):
         add_config(one)
         one.add_argument("--steps", type=int, default=10, help="steps that are timed (default 10)")
     sample = what.add_parser("sample", help="the sampler: tokens/s, slot occupancy")
@@ -31,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print; returns 0."""
     began = time.perf_counter()
-    numbers = ("steps", "warmup", "prompts", "prompt_length", "new_tokens", "n", "slots")
+    numbers = ("steps", "warmup", "prompts", "prompt_length", "answer_length", "new_tokens", "n", "slots")
     for name in numbers:
         if getattr(args, name, 1) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
@@ -45,8 +56,12 @@ def run(args: argparse.Namespace) -> int:
 
     runtime.start()
     config = resolve(args.config, args.overrides).config
-    if args.what == "train":
-        rows = benchmarks.bench_train(config, args.steps, args.warmup, began)
+    if args.what in STEPS:
+        if args.what not in ("train", config.algo.kind):
+            raise UserError(
+                f"{args.config} has algo.kind={config.algo.kind}\n  mend: bench {config.algo.kind}, or train"
+            )
+        rows = benchmarks.bench_train(config, args.steps, args.warmup, began, args.prompt_length, args.answer_length)
     elif args.what == "loop":
         rows = benchmarks.bench_loop(config, args.steps)
     else:

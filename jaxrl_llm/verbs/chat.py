@@ -10,7 +10,7 @@ from jaxrl_llm.verbs.generate import add_sampling, wrong_sampling
 
 if TYPE_CHECKING:
     from jaxrl_llm.data.chat import Message
-    from jaxrl_llm.workdir import Opened
+    from jaxrl_llm.saved import Opened
 
 HELP = "talk with a model"
 COMMANDS = "/reset begins a new dialogue, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(message)
 
     from jaxrl_llm.parallel import runtime
-    from jaxrl_llm.workdir import open_model
+    from jaxrl_llm.saved import open_model
 
     runtime.start()
     answer = make_answer(open_model(args.model), args)

@@ -1,7 +1,6 @@
-"""`data corpus / build / inspect`: from text to token shards and packed rows."""
+"""`data corpus / build / inspect`: from text and examples to tokens, and what is trained on."""
 
 import argparse
-from collections.abc import Iterator
 
 from jaxrl_llm.verbs import add_config, print_table
 
@@ -16,9 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     corpus.add_argument("--documents", type=int, default=20_000, metavar="N", help="default: 20000, about 7 MB")
     corpus.add_argument("--seed", type=int, default=0, metavar="S", help="another corpus for another seed; default: 0")
     corpus.add_argument("--force", action="store_true", help="overwrite OUT.jsonl")
-    build = actions.add_parser("build", help="tokenise and pack all corpora of a config; interrupted, it continues")
+    build = actions.add_parser("build", help="tokenise all corpora of a config, and say what is in them")
     add_config(build)
-    inspect = actions.add_parser("inspect", help="show rows as they are packed")
+    inspect = actions.add_parser("inspect", help="show rows as they are packed, what is trained on coloured")
     add_config(inspect)
     inspect.add_argument("--rows", type=int, default=2, metavar="N", help="of each corpus; default: 2")
 
@@ -56,32 +55,38 @@ def _corpus(args: argparse.Namespace) -> int:
 def _build(args: argparse.Namespace) -> int:
     from jaxrl_llm.config import load
     from jaxrl_llm.data.build import build_store
+    from jaxrl_llm.data.config import DataConfig
     from jaxrl_llm.data.corpora import open_corpora, open_holdouts
+    from jaxrl_llm.data.inspect import noun_of, summary
+    from jaxrl_llm.data.mixture import named_corpora
     from jaxrl_llm.data.packing import build_index
     from jaxrl_llm.data.readers import Part
+    from jaxrl_llm.data.sequences import SequenceStore
     from jaxrl_llm.data.store import TokenStore
     from jaxrl_llm.data.tokenizers import make_tokenizer
 
     config = load(args.config, args.overrides)
-    data, tokenizer = config.data, make_tokenizer(config.tokenizer)
+    data, tokenizer, noun = config.data, make_tokenizer(config.tokenizer), noun_of(config)
 
-    def stores() -> Iterator[tuple[str, TokenStore, str]]:
-        """Name, store and packing of all that training and evaluation read."""
-        for name, store in open_corpora(data, tokenizer).items():
-            yield name, store, data.packing
-        for name, store in open_holdouts(data, tokenizer).items():
-            yield f"{name} (holdout)", store, "concat"
-        for name, corpus in config.eval.corpora.items():
-            part: Part = "holdout" if corpus.holdout else "train"
-            yield f"{name} (eval)", build_store(corpus, part, tokenizer, data.cache_dir, data.workers), "concat"
-
-    rows = []
-    for name, store, packing in stores():
+    def text(name: str, store: TokenStore, packing: str) -> tuple[str, ...]:
         index = build_index(store, data.length, packing)
         counts = [f"{n:,}" for n in (store.n_documents, store.n_tokens, index.n_rows)]
-        bytes_per_token = f"{store.n_bytes / store.n_tokens:.2f}"
-        rows.append((name, *counts, bytes_per_token, str(store.path)))
-    print_table(rows, ("", "documents", "tokens", f"rows of {data.length}", "bytes/token", "store"))
+        return name, *counts, f"{store.n_bytes / store.n_tokens:.2f}", str(store.path)
+
+    texts = []
+    for part, opened in (("", open_corpora), (" (holdout)", open_holdouts)):
+        for name, store in opened(data, tokenizer, noun=noun).items():
+            if isinstance(store, SequenceStore):
+                print("\n  ".join([f"{name}{part}: {store.path}", *summary(store, named_corpora(data)[name])]))
+            else:
+                packing = data.packing if isinstance(data, DataConfig) and not part else "concat"
+                texts.append(text(f"{name}{part}", store, packing))
+    for name, corpus in config.eval.corpora.items():
+        kept: Part = "holdout" if corpus.holdout else "train"
+        store = build_store(corpus, kept, tokenizer, data.cache_dir, data.workers)
+        texts.append(text(f"{name} (eval)", store, "concat"))
+    if texts:
+        print_table(texts, ("", "documents", "tokens", f"rows of {data.length}", "bytes/token", "store"))
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jaxrl_llm.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxrl_llm.workdir import Card
+    from jaxrl_llm.saved import Card
 
 HELP = "Write a model for Hugging Face's transformers: config.json, safetensors, tokenizer and chat template."
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from jaxrl_llm.data.tokenizers import save_tokenizer
     from jaxrl_llm.models.hf import write_model
     from jaxrl_llm.parallel import runtime
-    from jaxrl_llm.workdir import new_directory, open_model
+    from jaxrl_llm.saved import open_model
+    from jaxrl_llm.workdir import new_directory
 
     max_shard = size_of(args.max_shard_size)
     runtime.start()
@@ -44,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
             opened.params,
             dtype=args.dtype,
             max_shard=max_shard,
-            special=special_ids(opened.card, opened.head == "scalar"),
+            special=special_ids(opened.card, opened.head != "lm"),
             score=opened.card.score,
         )
-        save_tokenizer(opened.tokenizer, draft)
+        save_tokenizer(opened.tokenizer, draft, opened.card.template)
         total = sum(file.stat().st_size for file in files)
     print(f"{args.model}: {total:,} bytes of {args.dtype} in {len(files)} file(s) -> {out}")
     return 0

@@ -10,7 +10,7 @@ from jaxrl_llm.errors import UserError
 
 if TYPE_CHECKING:
     from jaxrl_llm.rollout.sampling import SamplingConfig
-    from jaxrl_llm.workdir import Opened
+    from jaxrl_llm.saved import Opened
 
 HELP = "sample from a trained model"
 SLOTS = 64  # completions written at once
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: is there already, and shall not be overwritten")
 
     from jaxrl_llm.parallel import runtime
-    from jaxrl_llm.workdir import open_model
+    from jaxrl_llm.saved import open_model
 
     runtime.start()
     rows = sample(open_model(args.model), prompts, args)

@@ -197,10 +197,10 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
         """
 import multiprocessing, os
 from concurrent.futures import ProcessPoolExecutor
-from jaxrl_llm.data import build
+from jaxrl_llm.data import pool as pools
 if __name__ == "__main__":
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, context, build._start_worker, ({"kind": "bytes"},))
+    pool = ProcessPoolExecutor(1, context, pools.start_worker, (len,))
     print(pool.submit(len, "abc").result(), flush=True)
     os.kill(os.getpid(), 9)
 """

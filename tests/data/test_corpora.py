@@ -1,6 +1,8 @@
 """From config to stores to the source of batches, and rows shown as text."""
 
 import io
+import json
+from collections import Counter
 from types import SimpleNamespace
 
 import jax
@@ -9,12 +11,23 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
-from jaxrl_llm.data.config import BytesConfig, CorpusConfig, DataConfig
-from jaxrl_llm.data.corpora import named_corpora, open_corpora, open_holdouts, training_source
+from jaxrl_llm.data.config import (
+    BytesConfig,
+    ChatDataConfig,
+    CorpusConfig,
+    DataConfig,
+    ExamplesConfig,
+    PreferenceDataConfig,
+)
+from jaxrl_llm.data.corpora import open_corpora, open_holdouts, open_rows, training_source
 from jaxrl_llm.data.inspect import inspect
+from jaxrl_llm.data.mixture import named_corpora
+from jaxrl_llm.data.preferences import preference_source
+from jaxrl_llm.data.source import eval_batches
 from jaxrl_llm.data.tokenizers import BytesTokenizer
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.mesh import BATCH_AXES, MeshConfig, make_mesh
+from jaxrl_llm.types import Labelled, Pairs
 
 
 @pytest.fixture
@@ -25,8 +38,12 @@ def texts(tmp_path):
     return {name: str(tmp_path / f"{name}.txt") for name in "ab"}
 
 
+def on_mesh(*spec):
+    return NamedSharding(make_mesh(MeshConfig(), jax.devices()[:1]), PartitionSpec(*spec))
+
+
 def source(data, seed=0, batch_size=8):
-    where = NamedSharding(make_mesh(MeshConfig(), jax.devices()[:1]), PartitionSpec(None, BATCH_AXES, None))
+    where = on_mesh(None, BATCH_AXES, None)
     stores = open_corpora(data, BytesTokenizer(), progress=False)
     return training_source(stores, data, seed=seed, batch_size=batch_size, micro_batches=2, sharding=where)
 
@@ -85,6 +102,55 @@ def test_fingerprint_says_what_decides_the_batches(texts):
     ]
     assert len({base, *others}) == 8
     assert fingerprint(prefetch=0, workers=1) == base
+
+
+def written(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_conversations(tmp_path):
+    """A mixture of two files of conversations, one with a held-out part, in rows and in evaluation batches."""
+    files = {
+        name: written(tmp_path / f"{name}.jsonl", [{"prompt": f"{i}", "completion": name * 5} for i in range(40)])
+        for name in "ab"
+    }
+    mix = {
+        "a": ExamplesConfig(path=files["a"], holdout_rows=10, weight=3.0),
+        "b": ExamplesConfig(path=files["b"]),
+    }
+    data = ChatDataConfig(mix=mix, length=64, packing="none")
+    tokenizer = BytesTokenizer()
+    assert {name: store.n_examples for name, store in open_corpora(data, tokenizer).items()} == {"a": 30, "b": 40}
+    [(name, holdout)] = open_holdouts(data, tokenizer).items()
+    assert (name, holdout.n_examples) == ("a", 10)
+    mixture = source(data)
+    rows = [mixture.next(None)[0] for _ in range(5)]
+    mixture.close()
+    ids, weights = (
+        np.concatenate([np.asarray(array).reshape(-1, 64) for array in arrays])
+        for arrays in ([batch.targets_BT for batch in rows], [batch.weights_BT for batch in rows])
+    )
+    trained = [row[weight > 0].tolist() for row, weight in zip(ids, weights, strict=True)]
+    said = Counter(tokenizer.decode(row).strip() for row in trained)
+    assert said == {"aaaaa": 30, "bbbbb": 10}
+    [batch] = eval_batches(open_rows(holdout, data), 10, on_mesh(BATCH_AXES, None))
+    assert (np.asarray(batch.weights_BT) > 0).sum(axis=1).tolist() == [len(trained[0])] * 10
+
+
+@pytest.mark.parametrize(("noun", "n_examples"), [(Pairs, 20), (Labelled, 40)])
+def test_judged_answers(tmp_path, noun, n_examples):
+    rows = [{"prompt": f"{i}?", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(20)]
+    data = PreferenceDataConfig(path=written(tmp_path / "x.jsonl", rows), length=64)
+    stores = open_corpora(data, BytesTokenizer(), noun=noun)
+    assert stores["data"].n_examples == n_examples
+    options = {"noun": noun, "head": "lm", "steps": 2, "seed": 0, "batch_size": 8, "micro_batches": 2}
+    made = preference_source(stores, data, sharding=on_mesh(None, BATCH_AXES, None), **options)
+    batch = made.next(None)[0]
+    made.close()
+    assert isinstance(batch, noun)
+    assert (np.asarray(batch.answers.segment_BA) > 0).sum() == (16 if noun is Pairs else 8)
+    assert open_holdouts(data, BytesTokenizer(), noun=noun) == {}
 
 
 def test_corpus_shorter_than_a_batch(texts):

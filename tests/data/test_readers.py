@@ -14,9 +14,10 @@ import pyarrow.parquet
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from jaxrl_llm.data import formats
+from jaxrl_llm.data import formats, records
 from jaxrl_llm.data.config import CorpusConfig
-from jaxrl_llm.data.readers import expand, inputs, read_documents
+from jaxrl_llm.data.inputs import expand
+from jaxrl_llm.data.readers import inputs, read_documents
 from jaxrl_llm.errors import UserError
 
 TEXTS = ["Erste Größe\n", "二", "third\n\nparagraph", "4"]
@@ -82,7 +83,7 @@ def test_jsonl(tmp_path: Path, zipped: bool) -> None:
 
 
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "RECORDS", 3)
+    monkeypatch.setattr(records, "RECORDS", 3)
     path = write_parquet(tmp_path / "a.parquet", id=[1, 2, 3, 4], body=TEXTS)
     found = list(read_documents(CorpusConfig(path=str(path), field="body")))
     assert [document.text for document in found] == TEXTS
@@ -91,9 +92,9 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_array_record(tmp_path: Path, as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "RECORDS", 3)
-    records = [json.dumps(row).encode() for row in rows(TEXTS)] if as_json else [text.encode() for text in TEXTS]
-    assert texts(write_records(tmp_path / "a.array_record", records)) == TEXTS
+    monkeypatch.setattr(records, "RECORDS", 3)
+    stored = [json.dumps(row).encode() for row in rows(TEXTS)] if as_json else [text.encode() for text in TEXTS]
+    assert texts(write_records(tmp_path / "a.array_record", stored)) == TEXTS
 
 
 def test_what_is_read_is_told(tmp_path: Path) -> None:

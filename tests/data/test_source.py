@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrl_llm.data.rows import PackedRows, training_rows
-from jaxrl_llm.data.source import DataSource, eval_batches
+from jaxrl_llm.data.source import DataSource, eval_batches, token_batches
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.mesh import BATCH_AXES, MeshConfig, make_mesh
 
@@ -31,18 +31,19 @@ def source_of(rows):
     """source_of(rows=..., batch_size=..., ...) -> DataSource, closed at the end."""
     made = []
 
-    def make(order=None, batch_size=8, micro_batches=1, sharding=None, prefetch=2, fingerprint="data"):
-        source = DataSource(
+    def make(
+        order=None, batch_size=8, micro_batches=1, sharding=None, prefetch=2, fingerprint="data", dropout_seed=None
+    ):
+        batches = token_batches(
             training_rows({"data": (rows, 1.0)}, seed=7) if order is None else order,
             length=T,
             batch_size=batch_size,
             micro_batches=micro_batches,
             sharding=sharding or on_mesh(1),
-            prefetch=prefetch,
             segmented=True,
-            rows_per_epoch=len(rows),
-            fingerprint=fingerprint,
+            dropout_seed=dropout_seed,
         )
+        source = DataSource(batches, steps_per_epoch=len(rows) / batch_size, prefetch=prefetch, fingerprint=fingerprint)
         made.append(source)
         return source
 
@@ -150,6 +151,25 @@ def test_error_of_a_thread_surfaces_as_it_is(rows, source_of):
         with pytest.raises(UserError, match="shard 3 is damaged"):
             source.next(None)
     assert source.state()[0]["position"] == 2
+
+
+def test_seeds_of_dropout(source_of):
+    """By (seed, step, row): micro-batches, mesh and interruptions do not change them, and all are different."""
+
+    def seeds(step=0, **options):
+        source = source_of(batch_size=16, **options)
+        source.restore({"position": step, "fingerprint": "data"}, {})
+        return source.next(None)[0].seeds_B
+
+    assert seeds() is None
+    base = seeds(dropout_seed=5)
+    assert base.dtype == np.uint32
+    assert base.shape == (1, 16)
+    cut = seeds(dropout_seed=5, micro_batches=2, sharding=on_mesh(8))
+    assert cut.sharding.spec == PartitionSpec(None, BATCH_AXES)
+    np.testing.assert_array_equal(base.ravel(), np.asarray(cut).ravel())
+    others = [seeds(dropout_seed=6), seeds(dropout_seed=5, step=1), seeds(dropout_seed=6, step=1)]
+    assert len(set(np.concatenate([np.ravel(x) for x in [base, *others]]).tolist())) == 64
 
 
 def test_close_stops_the_threads(source_of):

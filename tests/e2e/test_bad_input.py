@@ -8,7 +8,7 @@ import pytest
 
 from jaxrl_llm.cli import main
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.workdir import Card
+from jaxrl_llm.saved import Card
 from tests.launcher import write_config
 
 Train = Callable[..., str]

@@ -50,7 +50,8 @@ def test_scores_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(scores_B, np.load(HF_GOLDEN)[f"score_{name}"], atol=1e-4, rtol=0)
     junk = np.where(rows == 0, 7, rows)
     assert (jax.jit(model.score)(params, junk, lengths) == scores_B).all()
-    values_BT = jax.jit(model.values)(params, rows)
+    places = np.broadcast_to(np.arange(rows.shape[1]), rows.shape)
+    values_BT = jax.jit(model.values)(params, Tokens(rows, rows, rows, None, places))["score"]
     assert values_BT.shape == rows.shape
     assert values_BT.dtype == np.float32
     assert (values_BT[np.arange(2), lengths - 1] == scores_B).all()

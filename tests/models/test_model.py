@@ -154,18 +154,18 @@ def test_cached_decoding_equals_the_full_forward_pass(params: dict, window: int 
 def test_chunked_scores_equal_whole_ones_and_the_formula() -> None:
     rng = np.random.default_rng(0)
     hidden, head = rng.normal(size=(2, 12, 8)).astype(np.float32), rng.normal(size=(8, 20)).astype(np.float32) / 3
-    targets = rng.integers(0, 20, (2, 12))
-    logits = hidden.astype(np.float64) @ head / 0.7
+    hidden, targets = jnp.asarray(hidden), jnp.asarray(rng.integers(0, 20, (2, 12)))
+    logits = np.asarray(hidden, np.float64) @ head / 0.7
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for chunks in (1, 3, 5, 99):  # 5 does not divide 12: the last piece is filled up
-        scores = score_tokens_chunked(hidden, head, targets, 0.7, chunks)
+        scores = score_tokens_chunked(hidden, head, targets, targets >= 0, 0.7, chunks)
         np.testing.assert_allclose(
-            scores.logp_BT, np.log(np.take_along_axis(p, targets[..., None], -1))[..., 0], atol=2e-6
+            scores.logp_BT, np.log(np.take_along_axis(p, np.asarray(targets)[..., None], -1))[..., 0], atol=2e-6
         )
         np.testing.assert_allclose(scores.entropy_BT, -(p * np.log(p)).sum(-1), atol=1e-5)
         np.testing.assert_allclose(scores.logz_BT, np.log(np.exp(logits).sum(-1)), atol=1e-5)
     whole = jax.grad(lambda h: score_tokens(h, head, targets, 0.7).logp_BT.sum())(hidden)
-    pieces = jax.grad(lambda h: score_tokens_chunked(h, head, targets, 0.7, 4).logp_BT.sum())(hidden)
+    pieces = jax.grad(lambda h: score_tokens_chunked(h, head, targets, targets >= 0, 0.7, 4).logp_BT.sum())(hidden)
     np.testing.assert_allclose(pieces, whole, atol=2e-6)
 
 
@@ -187,7 +187,7 @@ def test_scores_never_hold_all_logits() -> None:
     hidden, head, targets = jnp.zeros((b, t, 8)), jnp.zeros((8, v)), jnp.zeros((b, t), jnp.int32)
 
     def temporary_bytes(chunks: int) -> int:
-        loss = lambda h, w: score_tokens_chunked(h, w, targets, 1.0, chunks).logp_BT.sum()
+        loss = lambda h, w: score_tokens_chunked(h, w, targets, targets >= 0, 1.0, chunks).logp_BT.sum()
         return (
             jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, head).compile().memory_analysis().temp_size_in_bytes
         )
@@ -206,8 +206,8 @@ def test_splash_equals_xla_with_segments(window: int | None) -> None:
     segments = jnp.asarray(np.repeat([[1, 2, 2, 3], [1, 1, 1, 2]], 64, axis=1))
     for length in (256, 40):  # 40 is no whole tile
         rows = [x[:, :length] for x in (q, k, v, segments)]
-        want = ATTENTION["xla"](*rows, window, mesh)
-        got = splash(*rows, window, mesh, interpret=True)
+        want = ATTENTION["xla"](*rows, None, window, mesh)
+        got = splash(*rows, None, window, mesh, interpret=True)
         np.testing.assert_allclose(got, want, atol=2e-5)
 
 

@@ -7,7 +7,7 @@
 """
 
 from jaxrl_llm.data.chat.template import BUNDLED, Message, Template, find_template
-from jaxrl_llm.data.chat.tokens import ChatTokens, chat_stop_ids, tokenize_chat, tokenize_prompt
+from jaxrl_llm.data.chat.tokens import ChatTokens, chat_stop_ids, tokenize_chat, tokenize_prompt, tokenize_turns
 
 __all__ = [
     "BUNDLED",
@@ -18,4 +18,5 @@ __all__ = [
     "find_template",
     "tokenize_chat",
     "tokenize_prompt",
+    "tokenize_turns",
 ]

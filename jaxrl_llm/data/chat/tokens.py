@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from jaxrl_llm.data.chat.layout import Layout, Turn, lay_out
-from jaxrl_llm.data.chat.template import Message, Template
+from jaxrl_llm.data.chat.template import Message, Template, check_messages
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.errors import UserError
 
@@ -53,11 +53,30 @@ def tokenize_chat(
         UserError: there is no answer; the template refuses the messages; or one cannot train with it, since it leaves
             out an answer, changes it, or repeats it.
     """
-    layout = lay_out(template, messages)
-    if not layout.turns:
+    check_messages(messages)
+    answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if not answers:
         raise UserError("a conversation without an answer of the assistant: there is nothing to train on")
-    wanted = sorted(layout.turns)[slice(None) if train_on == "all" else slice(-1, None)]
-    for number in wanted:
+    ids, turns = tokenize_turns(tokenizer, template, messages, answers if train_on == "all" else answers[-1:])
+    return ChatTokens(ids, [turn is not None for turn in turns])
+
+
+def tokenize_turns(
+    tokenizer: Tokenizer, template: Template, messages: Sequence[Message], wanted: Collection[int]
+) -> tuple[list[int], list[int | None]]:
+    """The ids of `tokenize_chat`, and for each the number of the message if that is a wanted answer, else None.
+
+    Args:
+        tokenizer: that of the model.
+        template: from `find_template` for this tokenizer.
+        messages: {"role", "content"} each.
+        wanted: numbers of the answers to train on.
+
+    Raises:
+        UserError: the template refuses the messages, or leaves out a wanted answer, changes it, or repeats it.
+    """
+    layout = lay_out(template, messages)
+    for number in sorted(wanted):
         if isinstance(problem := layout.turns[number], UserError):
             raise UserError(
                 f"{problem}, so one cannot train with this template\n  mend: another one (chatml), or conversations "
@@ -77,7 +96,7 @@ def tokenize_prompt(tokenizer: Tokenizer, template: Template, messages: Sequence
     except UserError:  # any part of the text may be a message's
         text = template.render(messages, add_generation_prompt=True)
         layout = Layout(text, regions=(), turns={}, closing="", odd=tuple(range(len(messages))))
-    return _encode(tokenizer, template, messages, layout, ()).ids
+    return _encode(tokenizer, template, messages, layout, ())[0]
 
 
 def chat_stop_ids(tokenizer: Tokenizer, template: Template) -> frozenset[int]:
@@ -92,7 +111,7 @@ def chat_stop_ids(tokenizer: Tokenizer, template: Template) -> frozenset[int]:
 
 def _encode(
     tokenizer: Tokenizer, template: Template, messages: Sequence[Message], layout: Layout, wanted: Collection[int]
-) -> ChatTokens:
+) -> tuple[list[int], list[int | None]]:
     """The tokens of the text, cut where answers begin and end, so that no token depends on what comes after them."""
     guard = _guard(tokenizer, template)
     for message in (messages[number] for number in layout.odd):
@@ -106,20 +125,20 @@ def _encode(
     spans = list(_spans(tokenizer, guard, layout, specials))
     specials = sorted([*specials, *_of_assistant(tokenizer, guard, layout)])
     ids: list[int] = []
-    trained: list[bool] = []
+    turns: list[int | None] = []
     done = 0
     for span in (*spans, None):
         begin = len(layout.text) if span is None else span.begin
         ids += _encode_stretch(guard, _parts(layout.text, specials, done, begin), ids)
-        trained += [False] * (len(ids) - len(trained))
+        turns += [None] * (len(ids) - len(turns))
         if span is not None:
             ids += _encode_answer(guard, _parts(layout.text, specials, span.begin, span.end), ids)
             ids += [] if span.ended else [tokenizer.eos_id]
-            trained += [span.message in wanted] * (len(ids) - len(trained))
+            turns += [span.message if span.message in wanted else None] * (len(ids) - len(turns))
             done = span.end
     if tokenizer.adds_bos and ids[:1] != [tokenizer.bos_id]:
-        return ChatTokens([tokenizer.bos_id, *ids], [False, *trained])
-    return ChatTokens(ids, trained)
+        return [tokenizer.bos_id, *ids], [None, *turns]
+    return ids, turns
 
 
 def _parts(text: str, specials: Sequence[_Special], begin: int, end: int) -> list[str | int]:

@@ -111,6 +111,12 @@ class Tokenizer(ABC):
     def files(self) -> dict[str, bytes]:
         """The files of a Hugging Face directory that hold this tokenizer."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For a process that tokenises."""
+        from jaxrl_llm.data.tokenizers import tokenizer_from_json
+
+        return tokenizer_from_json, (self.to_json(),)
+
     def guarded(self, names: Iterable[str]) -> "Tokenizer":
         """This tokenizer, to which the added tokens of these names are special as well."""
         return self

@@ -72,7 +72,8 @@ def save_tokenizer(tokenizer: Tokenizer, directory: Path, chat_template: str | N
         StorageFailed: a file cannot be written.
     """
     files = tokenizer.files()
-    if chat_template is not None and chat_template != tokenizer.chat_template:
+    objects = {name: _object(files.get(name, b"{}"), directory / name) for name in (CONFIG, "chat_template.json")}
+    if chat_template is not None and chat_template != _chat_template(files, objects):
         files[TEMPLATE] = chat_template.encode()
     try:
         directory.mkdir(parents=True, exist_ok=True)

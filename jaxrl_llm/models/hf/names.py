@@ -93,11 +93,11 @@ class Place:
         return [i - self.stacked for group in self.groups for i in group]
 
 
-def places(specs: Params) -> Params:
-    """The tree of Places for a tree of ParamSpecs."""
+def places(specs: Params, names: Mapping[str, str] = NAMES) -> Params:
+    """The tree of Places for a tree of ParamSpecs; `names` is by the path in it, with {} for the number of a layer."""
 
     def one(path: tuple, spec: ParamSpec) -> Place:
-        name = NAMES[jax.tree_util.keystr(path, simple=True, separator=".")]
+        name = names[jax.tree_util.keystr(path, simple=True, separator=".")]
         layers = range(spec.shape[0]) if spec.axes[0] == "layers" else (None,)
         return Place(spec, tuple(name.format(layer) for layer in layers))
 

@@ -3,7 +3,7 @@
 Host memory holds one shard of one weight at a time, and one layer's piece of it as it is on disk: never the model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from jax.sharding import Mesh, Sharding
 from safetensors import SafetensorError, safe_open
 
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.models.hf.configs import read_json
+from jaxrl_llm.models.hf.configs import CONFIG, read_json
 from jaxrl_llm.models.hf.names import EMBED, UNEMBED, Place, is_place, places
 from jaxrl_llm.parallel.specs import is_spec, shardings
 from jaxrl_llm.types import Params
@@ -48,7 +48,12 @@ def read_weights(directory: Path, specs: Params, mesh: Mesh) -> Params:
             f"{directory}: config.json says {n_layers:,} layers, and there are {len(tensors)} tensors in all"
         )
     wanted = places(specs)
-    refuse_others(directory, tensors, jax.tree.leaves(wanted, is_leaf=is_place))
+    refuse_others(directory, CONFIG, tensors, jax.tree.leaves(wanted, is_leaf=is_place))
+    return load_places(tensors, wanted, shardings(specs, mesh))
+
+
+def load_places(tensors: Mapping[str, Tensor], wanted: Params, where: Params) -> Params:
+    """The weights of a tree of Places, float32, into a like tree of shardings."""
 
     def load(place: Place, sharding: Sharding) -> Array:
         shape = place.spec.shape
@@ -63,7 +68,7 @@ def read_weights(directory: Path, specs: Params, mesh: Mesh) -> Params:
             jax.block_until_ready(copies)  # or the host would hold the next shard beside this one
         return jax.make_array_from_single_device_arrays(shape, sharding, copies)
 
-    return jax.tree.map(load, wanted, shardings(specs, mesh), is_leaf=is_place)
+    return jax.tree.map(load, wanted, where, is_leaf=is_place)
 
 
 def read_shard(tensors: Mapping[str, Tensor], place: Place, index: tuple[slice, ...]) -> np.ndarray:
@@ -83,8 +88,13 @@ def cut(tensor: Tensor, name: str, slices: tuple[slice, ...]) -> np.ndarray:
 
 def find_tensors(directory: Path) -> dict[str, Tensor]:
     """All tensors of a directory by name; only the files' headers are read."""
+    return tensors_in(weight_files(directory))
+
+
+def tensors_in(files: Iterable[Path]) -> dict[str, Tensor]:
+    """All tensors of these files by name."""
     tensors: dict[str, Tensor] = {}
-    for path in weight_files(directory):
+    for path in files:
         try:
             with safe_open(path, "numpy") as file:
                 for name in file.keys():  # noqa: SIM118 (it is no dict)
@@ -138,24 +148,24 @@ def _pickled(directory: Path, name: str) -> UserError:
     )
 
 
-def refuse_others(directory: Path, tensors: Mapping[str, Tensor], wanted: list[Place]) -> None:
-    """A UserError that names each tensor which is missing, too many, or not of the wanted shape or dtype."""
-    faults = list(_faults(tensors, wanted))
+def refuse_others(directory: Path, source: str, tensors: Mapping[str, Tensor], wanted: list[Place]) -> None:
+    """A UserError that names each tensor that is missing, too many, or not of the shape or dtype `source` says."""
+    faults = list(_faults(source, tensors, wanted))
     if faults:
         more = [f"  and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         raise UserError(
-            "\n".join([f"{directory}: the weights are not those of config.json:", *faults[:SHOWN], *more])
-            + "\n  mend: the config.json that belongs to these weights"
+            "\n".join([f"{directory}: the weights are not those of {source}:", *faults[:SHOWN], *more])
+            + f"\n  mend: the {source} that belongs to these weights"
         )
 
 
-def _faults(tensors: Mapping[str, Tensor], wanted: list[Place]) -> Iterator[str]:
+def _faults(source: str, tensors: Mapping[str, Tensor], wanted: list[Place]) -> Iterator[str]:
     shapes = {name: place.shape for place in wanted for name in place.names}
     for name, shape in shapes.items():
         if name not in tensors:
-            yield f"  {name} is missing; by config.json it is {list(shape)}"
+            yield f"  {name} is missing; by {source} it is {list(shape)}"
         elif tensors[name].shape != shape:
-            yield f"  {name} is {list(tensors[name].shape)}; by config.json it is {list(shape)}"
+            yield f"  {name} is {list(tensors[name].shape)}; by {source} it is {list(shape)}"
         elif tensors[name].dtype not in DTYPES:
             yield f"  {name} is of dtype {tensors[name].dtype}; known are {', '.join(DTYPES)}"
     tied = UNEMBED not in shapes and "score.weight" not in shapes

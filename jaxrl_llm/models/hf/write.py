@@ -6,7 +6,7 @@ tensors' bytes) is written here.
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxrl_llm.models.hf.configs import CONFIG, config_json
-from jaxrl_llm.models.hf.names import is_place, places
+from jaxrl_llm.models.hf.names import NAMES, is_place, places
 from jaxrl_llm.models.hf.read import INDEX, SINGLE
 from jaxrl_llm.models.llama import LlamaConfig, llama_specs
 from jaxrl_llm.types import Head, Json, Params, ScoreScale
@@ -53,16 +53,16 @@ def write_model(
         UserError: no Hugging Face family has all of the model's options; nothing is written then.
     """
     config = config_json(model, head, dtype, special, score)
-    _write_json(directory / CONFIG, config)
+    write_json(directory / CONFIG, config)
     if head == "lm":
-        _write_json(directory / "generation_config.json", {k: v for k, v in special.items() if v is not None})
+        write_json(directory / "generation_config.json", {k: v for k, v in special.items() if v is not None})
     return write_weights(directory, list(tensors_of(params, llama_specs(model, head), dtype)), dtype, max_shard)
 
 
-def tensors_of(params: Params, specs: Params, dtype: Dtype) -> Iterator[Tensor]:
+def tensors_of(params: Params, specs: Params, dtype: Dtype, names: Mapping[str, str] = NAMES) -> Iterator[Tensor]:
     """The foreign tensors that our weights are."""
     width = np.dtype(dtype).itemsize
-    where = jax.tree.leaves(places(specs), is_leaf=is_place)
+    where = jax.tree.leaves(places(specs, names), is_leaf=is_place)
     for place, weight in zip(where, jax.tree.leaves(params), strict=True):
         for i, name in enumerate(place.names):
 
@@ -84,7 +84,7 @@ def write_weights(directory: Path, tensors: Sequence[Tensor], dtype: Dtype, max_
         names = [SINGLE]
     else:
         names = [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
-        _write_json(
+        write_json(
             directory / INDEX,
             {
                 "metadata": {"total_size": sum(tensor.n_bytes for tensor in tensors)},
@@ -127,5 +127,6 @@ def write_shard(file: BinaryIO, tensors: Sequence[Tensor], dtype: Dtype) -> None
         np.ascontiguousarray(tensor.fetch(), np.dtype(dtype)).tofile(file)
 
 
-def _write_json(path: Path, value: Json) -> None:
+def write_json(path: Path, value: Json) -> None:
+    """A JSON file as people read it."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

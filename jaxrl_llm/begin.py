@@ -1,0 +1,137 @@
+"""What a run begins with, or goes on with: its tokenizer, its template, its weights, and whether they fit."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from jaxrl_llm.assemble import Assembly
+from jaxrl_llm.config import Config
+from jaxrl_llm.data.chat import Template, find_template
+from jaxrl_llm.data.config import DataConfig
+from jaxrl_llm.data.tokenizers import Tokenizer, make_tokenizer
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.models.lora import LoraConfig
+from jaxrl_llm.saved import Base, Card, SavedModel, find_model, starting_role, starting_weights
+from jaxrl_llm.types import Params
+from jaxrl_llm.workdir import has_checkpoint
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Where a run comes from; nothing large has been read yet."""
+
+    config: Config
+    initial: SavedModel | None  # `init_from`; None: random weights, or a run that goes on and needs them no more
+    tokenizer: Tokenizer
+    template: Template | None  # of chats and preferences
+    optimizer: Callable[[Params], Params] | None  # the state of `init_from`'s, if it shall be taken over
+
+    def weights(self, mesh: Mesh) -> Params:
+        """Whole, by trained role."""
+        return starting_weights(self.config, mesh, self.initial)
+
+    def fingerprint(self) -> str:
+        """Another one for other weights to begin with."""
+        if self.initial is not None:
+            return self.initial.fingerprint()
+        text = json.dumps([self.config.seed, asdict(self.config.model)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def card(self, parts: Assembly) -> Card:
+        """What goes with the weights into checkpoints."""
+        base = None
+        if keeps_base(self.config):
+            path = "" if self.initial is None else str(Path(self.initial.path).resolve())
+            base = Base(path, self.fingerprint())
+        template = self.template.source if self.template else self.initial.card.template if self.initial else None
+        return Card(self.tokenizer, parts.algo.trained, base=base, template=template)
+
+
+def begin(config: Config) -> Begin:
+    """Find what the run begins with.
+
+    Raises:
+        UserError: it is not there, or does not fit the config; or a run that goes on finds other weights there.
+    """
+    workdir = Path(config.workdir)
+    begun = (
+        find_model(workdir) if has_checkpoint(workdir) else None
+    )  # has all it needs in itself, but for fixed weights
+    needed = begun is None or keeps_base(config)
+    initial = find_model(config.init_from) if config.init_from and needed else None
+    tokenizer = choose_tokenizer(config, begun or initial)
+    if initial is not None and begun is None:
+        refuse_other_model(config, initial)
+    template = None if isinstance(config.data, DataConfig) else find_template(tokenizer, config.data.template)
+    optimizer = initial.optimizer if initial is not None and config.init_optimizer else None
+    found = Begin(config, initial, tokenizer, template, optimizer)
+    if begun is not None and begun.card.base is not None and begun.card.base.fingerprint != found.fingerprint():
+        raise UserError(
+            f"{workdir} began from init_from={config.init_from}, whose weights are others now, and still needs them\n"
+            "  mend: put back the ones that it began from, or start a new run in another workdir"
+        )
+    return found
+
+
+def keeps_base(config: Config) -> bool:
+    """Whether a run needs the weights that it began from until its end: as reference, or under adapters."""
+    cached = getattr(config.algo, "reference", None) == "cached"
+    return cached or bool(config.algo.frozen) or isinstance(config.trainable, LoraConfig)
+
+
+def choose_tokenizer(config: Config, initial: SavedModel | None) -> Tokenizer:
+    """The config's tokenizer; a run that starts from another must have the other's."""
+    if initial is None:
+        tokenizer = make_tokenizer(config.tokenizer)
+    else:
+        tokenizer = initial.card.tokenizer
+        if config.tokenizer != initial.config.tokenizer and make_tokenizer(config.tokenizer).fingerprint != (
+            tokenizer.fingerprint
+        ):
+            raise UserError(
+                f"this config's tokenizer is not that of init_from={config.init_from}, whose ids its weights know\n"
+                "  mend: leave out the section `tokenizer`"
+            )
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size:,} ids and the model room for {config.model.vocab_size:,}\n"
+            f"  mend: model.vocab_size={tokenizer.vocab_size} or more"
+        )
+    return tokenizer
+
+
+def refuse_other_model(config: Config, initial: SavedModel) -> None:
+    """A UserError where `init_from` does not have what this run takes from it: its roles, its shapes, an optimizer."""
+    for role, head in config.algo.trained.items():
+        there = starting_role(role, head, initial)
+        if config.init_optimizer and (there != role or initial.card.heads[there] != head):
+            raise UserError(
+                f"init_from={config.init_from} trained {there}, and this run trains {role}: its optimizer state is of "
+                "no use here\n  mend: init_optimizer=false"
+            )
+    if config.init_optimizer and initial.optimizer is None:
+        raise UserError(
+            f"init_from={config.init_from} is a Hugging Face directory, which has no optimizer state\n"
+            "  mend: init_optimizer=false"
+        )
+    for key, here, there_ in (
+        ("optim.kind", config.optim.kind, initial.config.optim.kind),
+        ("trainable", config.trainable, initial.config.trainable),
+    ):
+        if config.init_optimizer and here != there_:
+            raise UserError(
+                f"init_from={config.init_from} was trained with {key}={there_}, whose optimizer state is of no use "
+                f"for {here}\n  mend: init_optimizer=false, or that {key}"
+            )
+    ours, theirs = vars(config.model), vars(initial.config.model)
+    keys = [key for key in ours if key not in ("preset", "context") and ours[key] != theirs[key]]
+    if keys:
+        lines = [f"  model.{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in keys]
+        raise UserError(
+            "\n".join([f"init_from={config.init_from} is a model of another shape:", *lines])
+            + "\n  mend: leave out the section `model`, which then is that of init_from"
+        )

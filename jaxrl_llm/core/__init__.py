@@ -1,0 +1,1 @@
+"""Pure maths that algorithms share: undivided means, packed answers, pairs of them."""

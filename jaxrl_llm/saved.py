@@ -1,0 +1,261 @@
+"""Models on disk: how a run, a checkpoint, a Hugging Face or a PEFT directory is found, and opened."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from jaxrl_llm.assemble import role_key, weights_template
+from jaxrl_llm.config import Config, load, of_huggingface
+from jaxrl_llm.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.models import build_model
+from jaxrl_llm.models.hf import describe, is_huggingface, read_weights
+from jaxrl_llm.models.llama import llama_specs
+from jaxrl_llm.models.lora import LoraConfig
+from jaxrl_llm.models.trainable import PartsConfig, build_trainable
+from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
+from jaxrl_llm.parallel.specs import init_params
+from jaxrl_llm.training.checkpoint import Checkpoints
+from jaxrl_llm.types import Head, Json, Model, Params, ScoreScale
+from jaxrl_llm.workdir import CONFIG
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that adapters were trained on, and that their checkpoints do not have."""
+
+    path: str  # absolute, or empty: random weights, by the config's seed
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """What goes with weights besides their config: in the JSON of each checkpoint, and out again on export."""
+
+    tokenizer: Tokenizer
+    heads: Mapping[str, Head]  # of each role whose weights are there
+    score: ScoreScale | None = None  # of a reward model
+    base: Base | None = None
+    template: str | None = None  # Jinja text that the model was trained with; None: the tokenizer's own
+
+    def to_json(self) -> Json:
+        """For `from_json`."""
+        score, base = (None if x is None else dataclasses.asdict(x) for x in (self.score, self.base))
+        return {
+            "tokenizer": self.tokenizer.to_json(),
+            "template": self.template,
+            "heads": dict(self.heads),
+            "score": score,
+            "base": base,
+        }
+
+    @staticmethod
+    def from_json(json: Json) -> "Card":
+        """The card that `to_json` described."""
+        try:
+            score = None if json["score"] is None else ScoreScale(**json["score"])
+            tokenizer = tokenizer_from_json(json["tokenizer"])
+            tokenizer.chat_template = json["template"] or tokenizer.chat_template
+            base = None if json["base"] is None else Base(**json["base"])
+            return Card(tokenizer, json["heads"], score, base, json["template"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the checkpoint was saved by another version of jaxrl_llm: {error} is missing") from error
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model on disk that was found and not yet read."""
+
+    path: str
+    config: Config
+    card: Card
+    step: int
+    weights: Callable[[str, Mesh], Params]  # of a role of the card: whole, float32, straight into their sharding
+    optimizer: Callable[[Params], Params] | None  # its state, into the shapes and shardings of a template
+    files: Callable[[], list[Path]]  # that hold the weights
+
+    def fingerprint(self) -> str:
+        """The sha256 of the weights' files: another one for other weights."""
+        digest = hashlib.sha256()
+        for file in self.files():
+            with file.open("rb") as stream:
+                digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+
+def find_model(path: str | Path) -> SavedModel:
+    """The newest checkpoint of a run directory, the one that RUN/checkpoints/STEP names, or a Hugging Face directory.
+
+    Raises:
+        UserError: there is none, or it is one that cannot be opened.
+    """
+    folder = Path(path)
+    wanted = int(folder.name) if folder.name.isdecimal() and folder.parent.name == "checkpoints" else None
+    workdir = folder.parent.parent if wanted is not None else folder
+    if folder.is_dir() and (workdir / CONFIG).is_file():
+        return find_run(workdir, wanted)
+    if is_huggingface(folder):
+        return find_huggingface(folder)
+    raise UserError(
+        f"{path}: there is no run ({CONFIG}) and no Hugging Face model (config.json)\n"
+        "  mend: name a run, RUN/checkpoints/STEP, or a Hugging Face directory"
+    )
+
+
+def find_run(workdir: Path, wanted: int | None) -> SavedModel:
+    """A checkpoint of a run: the wanted step, or the newest."""
+    checkpoints = Checkpoints(workdir, None)
+    step = checkpoints.latest() if wanted is None else wanted
+    if step is None or step not in checkpoints.steps():
+        raise UserError(f"{workdir}: no whole checkpoint is there yet; steps that are: {checkpoints.steps() or 'none'}")
+    config, card = load(workdir / CONFIG), Card.from_json(checkpoints.run_json(step))
+    folder = workdir / "checkpoints" / str(step)
+
+    def weights(role: str, mesh: Mesh) -> Params:
+        specs = {name: llama_specs(config.model, head) for name, head in card.heads.items()}
+        divisions = {name: build_trainable(config.trainable, specs[name], mesh) for name in specs}
+        trained = {name: weights_template(division.specs, mesh) for name, division in divisions.items()}
+        fixed: Params = {}
+        if isinstance(config.trainable, PartsConfig):
+            rest = {name: weights_template(division.fixed_specs, mesh) for name, division in divisions.items()}
+            fixed = checkpoints.restore_item(step, "fixed", rest)[role]
+        elif isinstance(config.trainable, LoraConfig):
+            fixed = divisions[role].fixed(starting_weights(config, mesh, find_base(card, workdir))[role])
+        return divisions[role].join(checkpoints.restore_item(step, "params", trained)[role], fixed)
+
+    def optimizer(template: Params) -> Params:
+        return checkpoints.restore_item(step, "opt_state", template)
+
+    def files() -> list[Path]:
+        return sorted(file for name in ("params", "fixed") for file in (folder / name).rglob("*") if file.is_file())
+
+    return SavedModel(str(folder), config, card, step, weights, optimizer, files)
+
+
+def find_base(card: Card, workdir: Path) -> SavedModel | None:
+    """The model that a run's adapters are for; None where its weights were random.
+
+    Raises:
+        UserError: it is not there any more, or is another one now.
+    """
+    if card.base is None or not card.base.path:
+        return None
+    try:
+        found = find_model(card.base.path)
+    except UserError as error:
+        raise UserError(
+            f"{workdir} holds adapters for {card.base.path}, which is not there any more:\n{error}"
+        ) from None
+    if found.fingerprint() != card.base.fingerprint:
+        raise UserError(
+            f"{workdir} holds adapters for {card.base.path}, whose weights are others now\n"
+            "  mend: put back the ones that the adapters were trained on"
+        )
+    return found
+
+
+def find_huggingface(folder: Path) -> SavedModel:
+    """The model of a Hugging Face directory, in the role `policy`, or `reward` where its head gives a score."""
+    found, config, tokenizer = describe(folder), of_huggingface(folder, str(folder)).config, load_tokenizer(folder)
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} ids and the model only {config.model.vocab_size:,}\n"
+            "  mend: the tokenizer that belongs to this model"
+        )
+    heads: Mapping[str, Head] = {"policy" if found.head == "lm" else "reward": found.head}
+
+    def weights(role: str, mesh: Mesh) -> Params:
+        return read_weights(folder, llama_specs(config.model, found.head), mesh)
+
+    def files() -> list[Path]:
+        return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+
+    return SavedModel(str(folder), config, Card(tokenizer, heads, found.score), 0, weights, None, files)
+
+
+def starting_weights(config: Config, mesh: Mesh, initial: SavedModel | None) -> Params:
+    """The whole weights that a run begins with, by trained role: those of `init_from`, or random ones.
+
+    A reward model from a language model has a new head, or one token's column of the unembedding as its head.
+
+    Raises:
+        UserError: `init_from` has no role that this one could begin as.
+    """
+    out = {}
+    for role, head in config.algo.trained.items():
+        specs, key = llama_specs(config.model, head), role_key(config.seed, role)
+        if initial is None:
+            out[role] = init_params(specs, key, mesh)
+            continue
+        there = starting_role(role, head, initial)
+        tree = initial.weights(there, mesh)
+        fresh = init_params({name: specs[name] for name in specs.keys() - tree.keys()}, key, mesh)
+        token = getattr(config.algo, "from_token", None)
+        if "score" in fresh and token is not None:
+            column = token_id(initial.card.tokenizer, token)
+            matrix_DV = tree["embed"].T if config.model.tie_embeddings else tree["unembed"]
+            fresh["score"] = fresh["score"].at[:, 0].set(matrix_DV[:, column])
+        out[role] = {name: tree[name] for name in specs.keys() & tree.keys()} | fresh
+    return out
+
+
+def starting_role(role: str, head: Head, initial: SavedModel) -> str:
+    """The role in which `init_from` has what this one begins with: the same one, or for scalar heads a policy."""
+    heads = initial.card.heads
+    there = role if role in heads else "policy"
+    if there not in heads or (head == "lm" and heads[there] != "lm"):
+        found = ", ".join(f"{name} ({each})" for name, each in heads.items())
+        raise UserError(
+            f"init_from={initial.path} holds {found}; this run trains {role} ({head})\n"
+            "  mend: init_from=A RUN that trained such a model"
+        )
+    return there
+
+
+def token_id(tokenizer: Tokenizer, text: str) -> int:
+    """The id of a token by its spelling.  Raises UserError where the text is not one token."""
+    ids = [tokenizer.specials[text]] if text in tokenizer.specials else tokenizer.encode(text)
+    if len(ids) != 1:
+        raise UserError(f"algo.from_token={text!r} is {len(ids)} tokens of this tokenizer\n  mend: name a single one")
+    return ids[0]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A trained model and what belongs to it: what `jaxrl_llm.load(path)` returns."""
+
+    model: Model
+    params: Params  # of the role that was opened, float32, sharded over the mesh
+    head: Head  # lm: model.logits; scalar: model.score
+    card: Card
+    config: Config
+    step: int
+    mesh: Mesh
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's."""
+        return self.card.tokenizer
+
+
+def open_model(path: str | Path, mesh: MeshConfig | None = None, head: Head | None = "lm") -> Opened:
+    """Open a trained model for use: `model.logits(params, tokens_BT)`, `tokenizer.encode(text)`.
+
+    Raises:
+        UserError: there is none, or none with this head; None takes either.
+    """
+    saved = find_model(path)
+    heads = saved.card.heads
+    role = next((role for role in heads if head is None or (head == "lm") == (heads[role] == "lm")), None)
+    if role is None:
+        held = " and a ".join("language model" if h == "lm" else "reward model" for h in heads.values())
+        raise UserError(f"{path}: holds a {held}, no {'language model' if head == 'lm' else 'reward model'}")
+    compute = dataclasses.replace(saved.config.compute, attention="auto", remat="none")
+    device_mesh = make_mesh(MeshConfig() if mesh is None else mesh)
+    model = build_model(saved.config.model, compute, device_mesh, heads[role])
+    params = saved.weights(role, device_mesh)
+    return Opened(model, params, heads[role], saved.card, saved.config, saved.step, device_mesh)
