@@ -10,10 +10,11 @@ from jaxrl_llm.config import Config
 from jaxrl_llm.data.config import PreferenceDataConfig
 from jaxrl_llm.data.corpora import open_corpora, training_source
 from jaxrl_llm.data.preferences import preference_source
-from jaxrl_llm.data.source import DataSource
-from jaxrl_llm.heldout import HeldOut, References, open_held_out
+from jaxrl_llm.data.source import DataSource, check_batch
+from jaxrl_llm.heldout import HeldOut, References, eval_size, open_held_out
 from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.references import cached_references
+from jaxrl_llm.types import Tokens
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,10 @@ def open_datasets(config: Config, parts: Assembly, start: Begin) -> Datasets:
             name: cached_references(config, parts, {name: store}, weights, fingerprint)
             for name, store in held_out.groups.items()
         }
-    return Datasets(open_source(config, parts, stores, training), stores, held_out, held)
+    source = open_source(config, parts, stores, training)
+    if noun is Tokens:  # groups of answers are put into as many rows as divide the devices
+        check_batch("eval.batch_size", eval_size(config), 1, parts.rows_sharding)
+    return Datasets(source, stores, held_out, held)
 
 
 def open_source(

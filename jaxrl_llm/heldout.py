@@ -19,7 +19,7 @@ from jaxrl_llm.data.mixture import SINGLE
 from jaxrl_llm.data.preferences import Where, eval_groups
 from jaxrl_llm.data.rows import PackedRows, Rows
 from jaxrl_llm.data.sequences import SequenceStore
-from jaxrl_llm.data.source import check_batch, eval_batches
+from jaxrl_llm.data.source import eval_batches
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.evals.perplexity import make_scorer, perplexity
 from jaxrl_llm.evals.preference import calibration, compare
@@ -59,6 +59,11 @@ def open_held_out(config: Config, parts: Assembly, tokenizer: Tokenizer) -> Held
     return HeldOut(rows, found if noun is not Tokens else {})
 
 
+def eval_size(config: Config) -> int:
+    """Rows or examples at a time."""
+    return config.eval.batch_size or config.training.batch_size // config.training.micro_batches
+
+
 def open_examples(config: Config, tokenizer: Tokenizer, noun: type) -> dict[str, SequenceStore]:
     """The corpora of `eval.examples`: their holdout where they have one, else all of them."""
     found: dict[str, SequenceStore] = {}
@@ -81,8 +86,7 @@ def make_evaluation(
     config: Config, parts: Assembly, held_out: HeldOut, references: References | None = None
 ) -> Callable[[TrainState], dict[str, dict[str, Any]]]:
     """`evaluate(state)`: the figures of every held-out set, by its name."""
-    size = config.eval.batch_size or config.training.batch_size // config.training.micro_batches
-    check_batch("eval.batch_size", size, 1, parts.rows_sharding)
+    size = eval_size(config)
     scorer = make_scorer(parts.models["policy"]) if "policy" in parts.models else None
     judge = make_judge(parts) if held_out.groups else None
 

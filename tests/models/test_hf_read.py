@@ -18,6 +18,7 @@ from jaxrl_llm.models import PRESETS, ComputeConfig, LlamaConfig, build_model
 from jaxrl_llm.models.hf import describe, read, read_weights
 from jaxrl_llm.models.llama import flops_per_token, llama_specs
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
+from jaxrl_llm.types import Tokens
 from tests.golden.hf_directories import LENGTHS, REWARD_CASES, config, padded_BT, tensors, write
 from tests.golden.llama_cases import CASES, tokens_BT
 from tests.models.test_against_transformers import GOLDEN, config_of

@@ -16,8 +16,8 @@ from jaxrl_llm.models.llama import LlamaConfig, llama_specs
 from jaxrl_llm.parallel.specs import map_specs
 from jaxrl_llm.rollout.sampler import Sampler
 from jaxrl_llm.rollout.sampling import SamplingConfig
-from jaxrl_llm.types import Head, ScoreScale
 from jaxrl_llm.saved import find_model, open_model
+from jaxrl_llm.types import Head, ScoreScale
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "hf.npz"
 MODEL = LlamaConfig(vocab_size=264, context=48, d_model=32, d_ff=48, n_layers=2, n_heads=4, n_kv_heads=2)
