@@ -145,7 +145,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
         rows_sharding=NamedSharding(mesh, PartitionSpec(BATCH_AXES)),
         n_params=count_params({role: models[role].specs for role in algo.trained}),
         n_trained=count_params(specs),
-        flops_per_token=sum(models[role].flops_per_token(length) for role in algo.trained)
+        flops_per_token=sum(models[role].flops_per_token(length, divisions[role].specs) for role in algo.trained)
         + sum(models[role].flops_per_token(length) / 3 for role in algo.frozen),  # forward alone
     )
 

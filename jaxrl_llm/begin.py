@@ -14,8 +14,9 @@ from jaxrl_llm.data.chat import Template, find_template
 from jaxrl_llm.data.config import DataConfig
 from jaxrl_llm.data.tokenizers import Tokenizer, make_tokenizer
 from jaxrl_llm.errors import UserError
+from jaxrl_llm.models.hf.peft import refuse_other_adapter
 from jaxrl_llm.models.lora import LoraConfig
-from jaxrl_llm.saved import Base, Card, SavedModel, find_model, starting_role, starting_weights
+from jaxrl_llm.saved import Base, Card, SavedModel, find_model, starting_role, starting_weights, token_id
 from jaxrl_llm.types import Params
 from jaxrl_llm.workdir import has_checkpoint
 
@@ -61,17 +62,22 @@ def begin(config: Config) -> Begin:
     begun = (
         find_model(workdir) if has_checkpoint(workdir) else None
     )  # has all it needs in itself, but for fixed weights
-    needed = begun is None or keeps_base(config)
-    initial = find_model(config.init_from) if config.init_from and needed else None
+    base = None if begun is None else begun.card.base  # the very checkpoint, though its run may have gone on since
+    where = config.init_from if begun is None else base.path if base is not None else None
+    initial = find_model(where) if where else None
     tokenizer = choose_tokenizer(config, begun or initial)
-    if initial is not None and begun is None:
-        refuse_other_model(config, initial)
+    if begun is None:
+        if initial is not None:
+            refuse_other_model(config, initial)
+        if isinstance(config.trainable, LoraConfig) and config.trainable.adapter is not None:
+            refuse_other_adapter(Path(config.trainable.adapter), config.trainable)
+        refuse_token(config, initial, tokenizer)
     template = None if isinstance(config.data, DataConfig) else find_template(tokenizer, config.data.template)
     optimizer = initial.optimizer if initial is not None and config.init_optimizer else None
     found = Begin(config, initial, tokenizer, template, optimizer)
-    if begun is not None and begun.card.base is not None and begun.card.base.fingerprint != found.fingerprint():
+    if base is not None and base.fingerprint != found.fingerprint():
         raise UserError(
-            f"{workdir} began from init_from={config.init_from}, whose weights are others now, and still needs them\n"
+            f"{workdir} began from {where}, whose weights are others now, and still needs them\n"
             "  mend: put back the ones that it began from, or start a new run in another workdir"
         )
     return found
@@ -102,6 +108,19 @@ def choose_tokenizer(config: Config, initial: SavedModel | None) -> Tokenizer:
             f"  mend: model.vocab_size={tokenizer.vocab_size} or more"
         )
     return tokenizer
+
+
+def refuse_token(config: Config, initial: SavedModel | None, tokenizer: Tokenizer) -> None:
+    """A UserError where there are no logits of which `algo.from_token` could be one, or no such token."""
+    token = getattr(config.algo, "from_token", None)
+    if token is None:
+        return
+    token_id(tokenizer, token)
+    if initial is None or "reward" in initial.card.heads:
+        raise UserError(
+            f"algo.from_token={token!r} is a token of a language model, and init_from={config.init_from} is none\n"
+            "  mend: init_from=A RUN that trained a policy, or leave out algo.from_token"
+        )
 
 
 def refuse_other_model(config: Config, initial: SavedModel) -> None:

@@ -89,6 +89,12 @@ def _bench() -> ModuleType:
     return bench
 
 
+def _ckpt() -> ModuleType:
+    from jaxrl_llm.verbs import ckpt
+
+    return ckpt
+
+
 def _config() -> ModuleType:
     from jaxrl_llm.verbs import config
 
@@ -113,6 +119,7 @@ VERBS: dict[str, Verb] = {
     "data": Verb("build token shards, look at rows", _data),
     "tokenizer": Verb("train a SentencePiece tokenizer", _tokenizer),
     "bench": Verb("measure speed and memory", _bench),
+    "ckpt": Verb("list the checkpoints of a run, verify that they are whole", _ckpt),
     "config": Verb("show, compare and describe configs", _config),
     "env": Verb("versions, devices and folders, for a report", _env),
 }

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from jaxrl_llm.plots import EVALS, INK, PALE, TRAIN
+from jaxrl_llm.plots import EVALS, INK, TRAIN, dress
 from jaxrl_llm.types import Json
 
 SECTION_COLORS = (TRAIN, *EVALS)
@@ -91,8 +91,8 @@ def draw_calibration(calibration: Json, path: Path, title: str = "Calibration") 
         color=TRAIN,
         alpha=0.5,
     )
-    _dress(above, title, f"expected error {100 * calibration['error']:.1f} %")
-    _dress(below, "", "")
+    dress(above, title, f"expected error {100 * calibration['error']:.1f} %")
+    dress(below, "", "")
     above.set_ylabel("pairs that were right, %", color=INK, fontsize=9)
     below.set_ylabel("pairs", color=INK, fontsize=9)
     below.set_xlabel("probability that the model gave, %", color=INK, fontsize=9)
@@ -105,19 +105,9 @@ def _axes(title: str, unit: str, n_bars: int) -> tuple[Figure, Axes]:
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
     figure = Figure(figsize=(8, 1.3 + 0.27 * n_bars), layout=layout)
     axes = figure.add_subplot()
-    _dress(axes, title, unit)
+    dress(axes, title, unit, pad=18)
     axes.grid(axis="y", visible=False)
     return figure, axes
-
-
-def _dress(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=13, pad=18)
-    axes.set_title(unit, loc="right", color=INK, fontsize=9, pad=18)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(PALE)
-    axes.grid(color=PALE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=INK, labelsize=9)
 
 
 def _bar(axes: Axes, y: float, accuracy: float, color: str, interval: tuple[float, float]) -> None:

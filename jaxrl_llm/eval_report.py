@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jaxrl_llm import eval_plots
+from jaxrl_llm.report import tables
 from jaxrl_llm.types import Json
 
 Row = tuple[str, ...]
@@ -44,8 +45,7 @@ def show(figures: Json, console: Console) -> None:
 def markdown(figures: Json) -> str:
     """report.md from the figures of report.json."""
     head, rows = table(figures)
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *map(_marked, rows)]
-    drawn = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    drawn = tables.table(head, map(_marked, rows))
     notes = "\n".join(f"- {note}" for note in figures["notes"])
     images = "\n\n".join(f"![{caption}](plots/{name})" for name, caption in figures["plots"].items())
     return f"# {title(figures)}\n\n{drawn}\n\n{notes}\n\n{images}\n"
@@ -53,7 +53,10 @@ def markdown(figures: Json) -> str:
 
 def title(figures: Json) -> str:
     """What was evaluated on what."""
-    suite = {"rewardbench": f"RewardBench {figures.get('version')}", "perplexity": "Perplexity"}[figures["suite"]]
+    if figures["suite"] == "perplexity":
+        suite = "Perplexity"
+    else:
+        suite = f"RewardBench {figures['version']}" if figures["overall"] else "Preferences"
     return f"{suite}: {figures['model']}"
 
 
@@ -79,8 +82,7 @@ def table(figures: Json) -> tuple[Row, list[Row]]:
 def _cells(found: Json, of: int | None = None) -> Row:
     """Questions, accuracy, interval and ties."""
     count = f"{found['questions']:,}" + (f" of {of:,}" if of not in (None, found["questions"]) else "")
-    low, high = (100 * bound for bound in found["interval"])
-    return count, f"{100 * found['accuracy']:.2f}", f"{low:.1f} – {high:.1f}", f"{found['ties']:,}"
+    return count, f"{100 * found['accuracy']:.2f}", tables.interval(found["interval"]), f"{found['ties']:,}"
 
 
 def _marked(row: Sequence[str]) -> Row:

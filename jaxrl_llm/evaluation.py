@@ -43,15 +43,16 @@ def evaluate_rewardbench(
     batch_size: int = 16,
     max_length: int | None = None,
     limit: int | None = None,
+    holdout_rows: int | None = None,
 ) -> tuple[Json, list[Json]]:
-    """The accuracies of a model on RewardBench's questions.
+    """The accuracies of a model on RewardBench's questions, or on preferences as one trains on them.
 
     A reward model gives its score.  A language model gives beta (log p - log p_ref), the reward that DPO finds in it;
     without a reference, the mean log-probability of the answer's tokens.
 
     Args:
         path: the model; see `saved.open_model`.
-        files: of RewardBench or LLMBar.
+        files: of RewardBench or LLMBar, or of preferences.
         reference: another model of the same tokenizer; "none"; None: the model that this one was trained from, if its
             algorithm has a reference.
         beta: None: the one it was trained with, else 0.1.
@@ -59,6 +60,7 @@ def evaluate_rewardbench(
         batch_size: rows at a time.
         max_length: tokens of a text; what is longer is cut as `evals.score.fit` says; None: the model's context.
         limit: so many questions of each subset.
+        holdout_rows: only the last so many rows of each file.
 
     Returns:
         What `evals.rewardbench.results` does with `suite`, `model` and `notes`, the sentences that say how it was done;
@@ -67,12 +69,16 @@ def evaluate_rewardbench(
     Raises:
         UserError: of files, models, template and numbers that are not as described.
     """
-    questions = read_questions(files)
+    read = read_questions(files, holdout_rows)
+    questions = [question for question in read if question.n_right < len(question.answers)]
+    if not questions:
+        raise UserError(f"{', '.join(files)}: in no row is one answer better than another")
+    alike, rankings = len(read) - len(questions), sum(each.version == 1 and len(each.pairs) > 1 for each in questions)
     questions = questions if limit is None else first(questions, limit)
     opened = open_model(path, head=None)
     config, tokenizer = opened.config, opened.tokenizer
     reference = choose_reference(opened, path, reference)
-    chat = find_template(tokenizer, template or getattr(config.data, "template", None))
+    chat = find_template(tokenizer, template)
     longest = max_length or config.model.context
     if longest > config.model.context:
         raise UserError(f"--max-length {longest} is more than the model's context of {config.model.context}")
@@ -99,6 +105,9 @@ def evaluate_rewardbench(
     figures["notes"] = [
         f"Scores: {how}; template: {chat.name}; texts of up to {longest:,} tokens.",
         *([] if limit is None else [f"Only the first {limit:,} questions of each subset were asked (--limit)."]),
+        *([] if holdout_rows is None else [f"Only the last {holdout_rows:,} rows of each file were read."]),
+        *([f"{alike:,} rows ask nothing, their answers being alike or of equal rank."] if alike else []),
+        *([f"{rankings:,} questions are rankings, which earn the share of their pairs in order."] if rankings else []),
         *_cut_note(rows, longest),
         *_missing_notes(figures),
     ]

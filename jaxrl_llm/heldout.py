@@ -72,7 +72,7 @@ def open_examples(config: Config, tokenizer: Tokenizer, noun: type) -> dict[str,
     for name, corpus in config.eval.examples.items():
         part: Literal["train", "holdout"] = "holdout" if corpus.holdout or corpus.holdout_rows else "train"
         data = config.data.__class__(**{**vars(config.data), **blank_corpus(), "mix": {name: corpus}})
-        found |= open_sequences(data, WANTED[noun], part, tokenizer, None, not config.logging.quiet)
+        found |= open_sequences(data, WANTED[noun], part, tokenizer, not config.logging.quiet)
     return found
 
 
@@ -83,12 +83,11 @@ def blank_corpus() -> dict[str, Any]:
 
 
 def make_evaluation(
-    config: Config, parts: Assembly, held_out: HeldOut, references: References | None = None
+    config: Config, parts: Assembly, held_out: HeldOut, references: References | None, judge: "Judge | None"
 ) -> Callable[[TrainState], dict[str, dict[str, Any]]]:
-    """`evaluate(state)`: the figures of every held-out set, by its name."""
+    """`evaluate(state)`: the figures of every held-out set, by its name.  `judge` is asked about groups of answers."""
     size = eval_size(config)
     scorer = make_scorer(parts.models["policy"]) if "policy" in parts.models else None
-    judge = make_judge(parts) if held_out.groups else None
 
     def evaluate(state: TrainState) -> dict[str, dict[str, Any]]:
         weights = parts.roles(state.params, state.fixed)
@@ -168,7 +167,7 @@ def judged(
             columns.append(scored_pairs(score_N, batch, where, store))
     means = {name: float(total / max(count, 1e-6)) for name, (total, count) in sums.items()}
     loss = math.fsum(weight * means.pop(f"term {name}") for name, weight in parts.algo.weights.items())
-    figures: dict[str, Any] = {"loss": loss} | means
+    figures: dict[str, Any] = {"loss": loss} | {name: value for name, value in means.items() if sums[name][1]}
     if columns:
         pairs = {name: np.concatenate([each[name] for each in columns]) for name in columns[0]}
         figures |= compared(pairs)
@@ -198,10 +197,12 @@ def compared(pairs: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What the scores of pairs say: numbers by name, and under `details` what is more than a number."""
     scores = (pairs["better"], pairs["worse"], pairs["weight"])
     found = compare(*scores, pairs["rating"], pairs["margin"], pairs["subset"].tolist())
-    details = {"calibration": calibration(*scores), "interval": found["interval"]}
+    details = {"calibration": calibration(*scores)}
     details |= {name: found[name] for name in ("by_rating", "by_margin", "by_subset") if found[name]}
     return {
         "accuracy": found["accuracy"],
+        "accuracy_low": found["interval"][0],
+        "accuracy_high": found["interval"][1],
         "pairs": float(found["pairs"]),
         "ties": float(found["ties"]),
         "details": details,

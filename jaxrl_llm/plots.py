@@ -21,15 +21,29 @@ TRAIN = "#0072B2"
 EVALS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 INK, PALE = "#333333", "#D9D9D9"
 FEW = 40  # points: so many are drawn one by one, as an evaluation's mostly are; more are a line
-DOMAIN_METRICS = {"bits_per_byte": "bits per byte", "perplexity": "perplexity", "loss": "loss (nats per token)"}
+DOMAIN_METRICS = {"bits_per_byte": "bits per byte", "perplexity": "perplexity"}
+# What is said of better and worse answers, or of wanted and unwanted ones: metric -> name and colour.
+REWARDS = {
+    "rewards/chosen": ("chosen", "#009E73"),
+    "rewards/rejected": ("rejected", "#D55E00"),
+    "score_wanted": ("wanted", "#009E73"),
+    "score_unwanted": ("unwanted", "#D55E00"),
+    "score_mean": ("mean score", "#E69F00"),
+    "margin": ("margin", TRAIN),
+}
 
 
-def draw(curves: Curves, directory: Path) -> dict[str, str]:
-    """Write what can be drawn as PNG files into the directory; returns file name -> caption, in reading order."""
+def draw(curves: Curves, directory: Path, loss_unit: str) -> dict[str, str]:
+    """Write what can be drawn as PNG files into the directory; returns file name -> caption, in reading order.
+
+    `curves` have an algorithm's accuracy and margin by these names; `loss_unit` is what the loss is a mean over.
+    """
     train = curves.get("train", {})
     evals = {split: metrics for split, metrics in curves.items() if split != "train"}
     figures: dict[str, tuple[str, Figure | None]] = {
-        "loss.png": ("Loss", _loss(train, evals)),
+        "loss.png": ("Loss", _loss(train, evals, loss_unit)),
+        "accuracy.png": ("Accuracy", _accuracy(train, evals)),
+        "rewards.png": ("Rewards of better and worse answers", _rewards({"training": train, **evals})),
         "domains.png": ("Evaluation by domain", _domains(evals)),
         "learning_rate.png": ("Learning rate", _learning_rate(train)),
         "throughput.png": ("Throughput", _throughput(train)),
@@ -70,25 +84,70 @@ def spread(heights: list[float], gap: float) -> list[float]:
     return placed
 
 
-def _loss(train: Mapping[str, Curve], evals: Mapping[str, Mapping[str, Curve]]) -> Figure | None:
-    marked = {split: metrics["loss"] for split, metrics in evals.items() if "loss" in metrics}
-    raw = train.get("loss")
-    if raw is None and not marked:
+def _loss(train: Mapping[str, Curve], evals: Mapping[str, Mapping[str, Curve]], unit: str) -> Figure | None:
+    curves = _of("loss", train, evals)
+    if not curves:
         return None
-    figure, axes = _axes("Loss", "nats per token")
-    labels = []
-    if raw is not None:
-        line = raw if len(raw[0]) <= FEW else smooth(raw)
-        if line is not raw:
-            axes.plot(*raw, color=TRAIN, alpha=0.25, linewidth=0.8)
-        _line(axes, line, TRAIN)
-        labels.append(("training", line[1][-1], TRAIN))
-    for (split, curve), color in zip(marked.items(), cycle(EVALS), strict=False):
-        _line(axes, curve, color)
-        labels.append((split, curve[1][-1], color))
-    _cut_the_fall(axes, [*marked.values(), *([raw] if raw is not None else [])])
+    figure, axes = _axes("Loss", unit)
+    labels = [_smoothed(axes, *curve) for curve in curves]
+    _cut_the_fall(axes, [curve for _, curve, _ in curves])
     _label(axes, labels)
     return figure
+
+
+def _accuracy(train: Mapping[str, Curve], evals: Mapping[str, Mapping[str, Curve]]) -> Figure | None:
+    """Of held-out sets with the 95 % interval, where it is known; the line is what guessing gives."""
+    curves = _of("accuracy", train, evals)
+    if not curves:
+        return None
+    figure, axes = _axes(
+        "Accuracy", "%; bands are 95 % intervals" if any("accuracy_low" in e for e in evals.values()) else "%"
+    )
+    axes.axhline(50, color=INK, linewidth=1, linestyle=(0, (4, 4)))
+    labels = []
+    for name, (steps, values), color in curves:
+        labels.append(_smoothed(axes, name, (steps, 100 * values), color))
+        low, high = (evals.get(name, {}).get(f"accuracy_{end}") for end in ("low", "high"))
+        if low and high:
+            axes.fill_between(steps, 100 * low[1], 100 * high[1], color=color, alpha=0.12, linewidth=0)
+    _label(axes, labels, decimals=1)
+    return figure
+
+
+def _rewards(sets: Curves) -> Figure | None:
+    """A panel for training and for each held-out set, on one scale."""
+    shown = {split: metrics for split, metrics in sets.items() if not REWARDS.keys().isdisjoint(metrics)}
+    if not shown:
+        return None
+    figure = Figure(figsize=(8, 0.6 + 2.9 * len(shown)), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    panels = figure.subplots(len(shown), 1, sharey=True, squeeze=False)[:, 0]
+    labels = []
+    for axes, (split, metrics) in zip(panels, shown.items(), strict=True):
+        _dress_curves(axes, "Scores" if "score_mean" in metrics else "Rewards", split)
+        axes.axhline(0, color=INK, linewidth=0.8)
+        known = {name: look for name, look in REWARDS.items() if name in metrics}
+        labels.append([_smoothed(axes, name, metrics[metric], color) for metric, (name, color) in known.items()])
+    for axes, ends in zip(panels, labels, strict=True):  # when all lines have widened the scale
+        _label(axes, ends)
+    return figure
+
+
+def _of(
+    metric: str, train: Mapping[str, Curve], evals: Mapping[str, Mapping[str, Curve]]
+) -> list[tuple[str, Curve, str]]:
+    """Name, curve and colour: of the training, then of each held-out set."""
+    found = [("training", train[metric], TRAIN)] if metric in train else []
+    marked = {split: metrics[metric] for split, metrics in evals.items() if metric in metrics}
+    return found + [(split, curve, color) for (split, curve), color in zip(marked.items(), cycle(EVALS), strict=False)]
+
+
+def _smoothed(axes: Axes, name: str, curve: Curve, color: str) -> tuple[str, float, str]:
+    """Draw a curve, of many points their running mean with the points behind it; returns its label."""
+    line = curve if len(curve[0]) <= FEW else smooth(curve)
+    if line is not curve:
+        axes.plot(*curve, color=color, alpha=0.25, linewidth=0.8)
+    _line(axes, line, color)
+    return name, line[1][-1], color
 
 
 def _domains(evals: Mapping[str, Mapping[str, Curve]]) -> Figure | None:
@@ -132,20 +191,30 @@ def _throughput(train: Mapping[str, Curve]) -> Figure | None:
 def _axes(title: str, unit: str | None, *, small: bool = False) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.4, 2.9) if small else (8, 4.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     axes = figure.add_subplot()
-    axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=11 if small else 13)
-    if unit:
-        axes.set_title(unit, loc="right", color=INK, fontsize=9)
+    _dress_curves(axes, title, unit, small=small)
+    return figure, axes
+
+
+def _dress_curves(axes: Axes, title: str, unit: str | None, *, small: bool = False) -> None:
+    """Axes of something over the steps."""
+    dress(axes, title, unit, size=11 if small else 13)
+    axes.grid(axis="x", visible=False)
     axes.set_xlabel("step", color=INK)
     axes.set_xlim(0, 1)  # `_line` widens it
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(PALE)
-    axes.grid(axis="y", color=PALE, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelcolor=INK, labelsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4 if small else 8, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6 if small else 8, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    return figure, axes
+
+
+def dress(axes: Axes, title: str, unit: str | None, *, size: int = 13, pad: float | None = None) -> None:
+    """The look of all plots: title at the left, unit at the right, pale lines, no frame."""
+    axes.set_title(title, loc="left", fontweight="bold", color=INK, fontsize=size, pad=pad)
+    axes.set_title(unit or "", loc="right", color=INK, fontsize=9, pad=pad)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(PALE)
+    axes.grid(color=PALE, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0, labelcolor=INK, labelsize=9)
 
 
 def _line(axes: Axes, curve: Curve, color: str) -> None:
@@ -171,14 +240,15 @@ def _cut_the_fall(axes: Axes, curves: list[Curve]) -> None:
         axes.set_title(f"{unit}; the start, from {highest:.2f}, is above the axis", loc="right", color=INK, fontsize=9)
 
 
-def _label(axes: Axes, labels: list[tuple[str, float, str]]) -> None:
+def _label(axes: Axes, labels: list[tuple[str, float, str]], decimals: int = 3) -> None:
     """Each line's name and last value at its right end, in its colour, instead of a legend."""
     bottom, top = axes.get_ylim()
     axes.set_ylim(bottom, top)
-    places = spread([y for _, y, _ in labels], 0.055 * (top - bottom))
+    inches = axes.figure.bbox.height / axes.figure.dpi / len(axes.figure.axes)
+    places = spread([y for _, y, _ in labels], 0.26 / inches * (top - bottom))
     for (name, y, color), place in zip(labels, places, strict=True):
         axes.annotate(
-            f"{name}  {y:.3f}",
+            f"{name}  {y:.{decimals}f}".replace("-", "−"),
             xy=(1, place),
             xycoords=axes.get_yaxis_transform(),
             xytext=(8, 0),

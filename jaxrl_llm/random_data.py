@@ -1,5 +1,6 @@
 """Random data of a chosen size, for measurements: what `bench` trains on instead of what people wrote."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def random_answers(
     cached = getattr(config.algo, "reference", None) == "cached"
     source = preference_source(
         {SINGLE: store},
-        data,
+        dataclasses.replace(data, path=SINGLE, mix={}),  # this store stands for all corpora
         noun=parts.algo.consumes,
         head=next(iter(parts.algo.trained.values())),
         steps=1,

@@ -18,7 +18,7 @@ from jaxrl_llm.data.preferences import eval_groups, mismatched_answers
 from jaxrl_llm.data.sequences import SequenceStore
 from jaxrl_llm.errors import StorageFailed
 from jaxrl_llm.heldout import MISMATCHED
-from jaxrl_llm.parallel.distributed import is_main
+from jaxrl_llm.parallel.distributed import agree, is_main
 from jaxrl_llm.types import Answers, Params
 
 
@@ -27,12 +27,14 @@ def cached_references(
 ) -> dict[str, np.ndarray]:
     """Corpus -> float32 [answers], nats, summed over each answer; of KTO's mismatched answers under NAME/mismatched.
 
+    All processes come here together, since each has a part of the weights.
+
     Args:
         config: the run's.
         parts: the run's, whose policy computes them.
         stores: what is trained on, or held out.
         weights: whole, of the policy that the run begins with: that is the reference.
-        fingerprint: of these weights; the file of another reference has another name.
+        fingerprint: of these weights; the file of another reference, or in another dtype, has another name.
     """
     assert isinstance(config.data, PreferenceDataConfig)
     score = make_log_probs(parts)
@@ -43,8 +45,8 @@ def cached_references(
             wanted[name + MISMATCHED] = mismatched_answers(store, config.data)
         for key, group in wanted.items():
             suffix = "-mismatched" if key.endswith(MISMATCHED) else ""
-            file = store.path / f"reference-{fingerprint[:32]}{suffix}.npy"
-            if file.is_file():
+            file = store.path / f"reference-{fingerprint[:32]}-{config.compute.dtype}{suffix}.npy"
+            if not agree(not file.is_file()):
                 found[key] = np.load(file)
                 continue
             found[key] = reference_of(config, parts, group, score, weights)

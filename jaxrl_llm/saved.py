@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jax.sharding import Mesh
 
@@ -13,10 +14,18 @@ from jaxrl_llm.config import Config, load, of_huggingface
 from jaxrl_llm.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models import build_model
-from jaxrl_llm.models.hf import describe, is_huggingface, read_weights
+from jaxrl_llm.models.hf import (
+    base_model,
+    describe,
+    describe_adapter,
+    is_adapter,
+    is_huggingface,
+    read_adapter,
+    read_weights,
+)
 from jaxrl_llm.models.llama import llama_specs
 from jaxrl_llm.models.lora import LoraConfig
-from jaxrl_llm.models.trainable import PartsConfig, build_trainable
+from jaxrl_llm.models.trainable import PartsConfig, Trainable, build_trainable
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
 from jaxrl_llm.parallel.specs import init_params
 from jaxrl_llm.training.checkpoint import Checkpoints
@@ -66,6 +75,14 @@ class Card:
             raise UserError(f"the checkpoint was saved by another version of jaxrl_llm: {error} is missing") from error
 
 
+class Adapters(NamedTuple):
+    """What a run with adapters trained of a role."""
+
+    config: LoraConfig
+    trained: Params
+    specs: Params  # of `trained`
+
+
 @dataclass(frozen=True)
 class SavedModel:
     """A model on disk that was found and not yet read."""
@@ -77,6 +94,7 @@ class SavedModel:
     weights: Callable[[str, Mesh], Params]  # of a role of the card: whole, float32, straight into their sharding
     optimizer: Callable[[Params], Params] | None  # its state, into the shapes and shardings of a template
     files: Callable[[], list[Path]]  # that hold the weights
+    adapters: Callable[[str, Mesh], Adapters] | None = None  # of a run that trained such: of a role, not yet added in
 
     def fingerprint(self) -> str:
         """The sha256 of the weights' files: another one for other weights."""
@@ -88,7 +106,8 @@ class SavedModel:
 
 
 def find_model(path: str | Path) -> SavedModel:
-    """The newest checkpoint of a run directory, the one that RUN/checkpoints/STEP names, or a Hugging Face directory.
+    """The newest checkpoint of a run directory, or the one that RUN/checkpoints/STEP names; a Hugging Face directory;
+    or one of PEFT's, whose adapter is added in.
 
     Raises:
         UserError: there is none, or it is one that cannot be opened.
@@ -98,10 +117,12 @@ def find_model(path: str | Path) -> SavedModel:
     workdir = folder.parent.parent if wanted is not None else folder
     if folder.is_dir() and (workdir / CONFIG).is_file():
         return find_run(workdir, wanted)
+    if is_adapter(folder):
+        return find_peft(folder)
     if is_huggingface(folder):
         return find_huggingface(folder)
     raise UserError(
-        f"{path}: there is no run ({CONFIG}) and no Hugging Face model (config.json)\n"
+        f"{path}: there is no run ({CONFIG}), no Hugging Face model (config.json), no adapter (adapter_config.json)\n"
         "  mend: name a run, RUN/checkpoints/STEP, or a Hugging Face directory"
     )
 
@@ -115,17 +136,27 @@ def find_run(workdir: Path, wanted: int | None) -> SavedModel:
     config, card = load(workdir / CONFIG), Card.from_json(checkpoints.run_json(step))
     folder = workdir / "checkpoints" / str(step)
 
-    def weights(role: str, mesh: Mesh) -> Params:
+    def divided(mesh: Mesh) -> dict[str, Trainable]:
         specs = {name: llama_specs(config.model, head) for name, head in card.heads.items()}
-        divisions = {name: build_trainable(config.trainable, specs[name], mesh) for name in specs}
-        trained = {name: weights_template(division.specs, mesh) for name, division in divisions.items()}
+        return {name: build_trainable(config.trainable, specs[name], mesh) for name in specs}
+
+    def trained(role: str, mesh: Mesh) -> Params:
+        template = {name: weights_template(division.specs, mesh) for name, division in divided(mesh).items()}
+        return checkpoints.restore_item(step, "params", template)[role]
+
+    def weights(role: str, mesh: Mesh) -> Params:
+        divisions = divided(mesh)
         fixed: Params = {}
         if isinstance(config.trainable, PartsConfig):
             rest = {name: weights_template(division.fixed_specs, mesh) for name, division in divisions.items()}
             fixed = checkpoints.restore_item(step, "fixed", rest)[role]
         elif isinstance(config.trainable, LoraConfig):
             fixed = divisions[role].fixed(starting_weights(config, mesh, find_base(card, workdir))[role])
-        return divisions[role].join(checkpoints.restore_item(step, "params", trained)[role], fixed)
+        return divisions[role].join(trained(role, mesh), fixed)
+
+    def adapters(role: str, mesh: Mesh) -> Adapters:
+        assert isinstance(config.trainable, LoraConfig)
+        return Adapters(config.trainable, trained(role, mesh), divided(mesh)[role].specs)
 
     def optimizer(template: Params) -> Params:
         return checkpoints.restore_item(step, "opt_state", template)
@@ -133,7 +164,8 @@ def find_run(workdir: Path, wanted: int | None) -> SavedModel:
     def files() -> list[Path]:
         return sorted(file for name in ("params", "fixed") for file in (folder / name).rglob("*") if file.is_file())
 
-    return SavedModel(str(folder), config, card, step, weights, optimizer, files)
+    has_adapters = isinstance(config.trainable, LoraConfig)
+    return SavedModel(str(folder), config, card, step, weights, optimizer, files, adapters if has_adapters else None)
 
 
 def find_base(card: Card, workdir: Path) -> SavedModel | None:
@@ -161,11 +193,7 @@ def find_base(card: Card, workdir: Path) -> SavedModel | None:
 def find_huggingface(folder: Path) -> SavedModel:
     """The model of a Hugging Face directory, in the role `policy`, or `reward` where its head gives a score."""
     found, config, tokenizer = describe(folder), of_huggingface(folder, str(folder)).config, load_tokenizer(folder)
-    if tokenizer.vocab_size > config.model.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} ids and the model only {config.model.vocab_size:,}\n"
-            "  mend: the tokenizer that belongs to this model"
-        )
+    refuse_other_tokenizer(folder, tokenizer, config)
     heads: Mapping[str, Head] = {"policy" if found.head == "lm" else "reward": found.head}
 
     def weights(role: str, mesh: Mesh) -> Params:
@@ -175,6 +203,44 @@ def find_huggingface(folder: Path) -> SavedModel:
         return [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
 
     return SavedModel(str(folder), config, Card(tokenizer, heads, found.score), 0, weights, None, files)
+
+
+def find_peft(folder: Path) -> SavedModel:
+    """A base model with the adapter of PEFT's that a directory holds: `policy`, or `reward` where that has a head.
+
+    Its tokenizer and chat template are the adapter's where there are some beside it, else the base's.  The base counts
+    as what it was trained from.
+    """
+    lora, (where, head) = describe_adapter(folder), base_model(folder)
+    base, role = find_model(where), "policy" if head == "lm" else "reward"
+    there = next((name for name in (role, "policy") if name in base.card.heads), None)
+    if there is None:
+        raise UserError(f"{folder}: the adapter is of a language model, and its base {where} is none")
+    own = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    tokenizer, template = (load_tokenizer(folder), None) if own else (base.card.tokenizer, base.card.template)
+    refuse_other_tokenizer(folder, tokenizer, base.config)
+    specs = llama_specs(base.config.model, head)
+
+    def weights(role: str, mesh: Mesh) -> Params:
+        division, tree = build_trainable(lora, specs, mesh), base.weights(there, mesh)
+        fixed = division.fixed({name: tree[name] for name in specs.keys() & tree.keys()})
+        return division.join(read_adapter(folder, lora, division.specs, mesh), fixed)
+
+    def files() -> list[Path]:
+        return [folder / "adapter_config.json", *sorted(folder.glob("*.safetensors")), *base.files()]
+
+    config = dataclasses.replace(base.config, init_from=str(where))
+    card = Card(tokenizer, {role: head}, template=template)
+    return SavedModel(str(folder), config, card, 0, weights, None, files)
+
+
+def refuse_other_tokenizer(folder: Path, tokenizer: Tokenizer, config: Config) -> None:
+    """A UserError where a tokenizer has ids that the model has not."""
+    if tokenizer.vocab_size > config.model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size:,} ids and the model only {config.model.vocab_size:,}\n"
+            "  mend: the tokenizer that belongs to this model"
+        )
 
 
 def starting_weights(config: Config, mesh: Mesh, initial: SavedModel | None) -> Params:

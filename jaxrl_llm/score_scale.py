@@ -13,21 +13,17 @@ from jaxrl_llm.config import Config
 from jaxrl_llm.data.config import PreferenceDataConfig
 from jaxrl_llm.data.preferences import Where, eval_groups
 from jaxrl_llm.data.sequences import SequenceStore
-from jaxrl_llm.heldout import make_judge
+from jaxrl_llm.heldout import Judge
 from jaxrl_llm.types import Pairs, ScoreScale, TrainState
 
 
 def measure_scale(
-    config: Config, parts: Assembly, stores: Mapping[str, SequenceStore], state: TrainState, n_prompts: int
-) -> ScoreScale | None:
-    """The scale from the best (or wanted) answers to the first `n_prompts` prompts, in equal parts of each corpus.
-
-    None where no reward model is trained.
-    """
+    config: Config, parts: Assembly, stores: Mapping[str, SequenceStore], state: TrainState, judge: Judge
+) -> ScoreScale:
+    """The scale from the best (or wanted) answers to the first `eval.scale_prompts` prompts, as many of each corpus."""
     data = config.data
-    if "reward" not in parts.algo.trained or not isinstance(data, PreferenceDataConfig):
-        return None
-    judge, weights = make_judge(parts), parts.roles(state.params, state.fixed)
+    assert isinstance(data, PreferenceDataConfig)
+    weights = parts.roles(state.params, state.fixed)
     found = []
     for store in stores.values():
         for batch, where in eval_groups(
@@ -37,7 +33,7 @@ def measure_scale(
             head=parts.algo.trained["reward"],
             batch_size=config.training.batch_size // config.training.micro_batches,
             sharding=parts.rows_sharding,
-            max_rows=-(-n_prompts // len(stores)),
+            max_rows=-(-config.eval.scale_prompts // len(stores)),
         ):
             score_N = np.asarray(judge(weights, batch)[2])
             found.append(score_N[is_reference(store, where, ranked=isinstance(batch, Pairs))])

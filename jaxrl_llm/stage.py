@@ -10,13 +10,13 @@ import jax
 from jaxrl_llm.assemble import Assembly, assemble
 from jaxrl_llm.begin import Begin, begin
 from jaxrl_llm.config import Config, Resolved, dump, resolve
-from jaxrl_llm.data.build_sequences import describe
+from jaxrl_llm.data.build_sequences import describe, quarantine
 from jaxrl_llm.data.chat import chat_stop_ids
 from jaxrl_llm.data.chat_rows import ChatRows
 from jaxrl_llm.data.sequences import SequenceStore
 from jaxrl_llm.datasets import Datasets, open_datasets
 from jaxrl_llm.errors import Preempted, UserError
-from jaxrl_llm.heldout import make_evaluation
+from jaxrl_llm.heldout import Judge, make_evaluation, make_judge
 from jaxrl_llm.parallel import runtime
 from jaxrl_llm.parallel.chips import describe_devices, device_memory, peak_flops
 from jaxrl_llm.parallel.distributed import is_main, main_first
@@ -29,7 +29,7 @@ from jaxrl_llm.training.console import Console
 from jaxrl_llm.training.hooks import CheckpointHook, EvalHook, LogHook, StopSignal
 from jaxrl_llm.training.loop import fit
 from jaxrl_llm.training.progress import Throughput
-from jaxrl_llm.training.writers import Writer, append_sample, open_writers, write_details, write_facts
+from jaxrl_llm.training.writers import QUARANTINE, Writer, append_sample, open_writers, write_details, write_facts
 from jaxrl_llm.types import Json, TrainState
 from jaxrl_llm.workdir import claim
 
@@ -45,8 +45,8 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
         raise UserError(f"{path}: training.steps=0 trains nothing\n  mend: another config, with init_from: THIS RUN")
     start = begin(config)
     parts = assemble(config)
-    data = main_first(lambda: open_datasets(config, parts, start))
-    main_first(lambda: claim(workdir, resolved) if is_main() else None)
+    data = open_datasets(config, parts, start)
+    main_first(lambda: take(workdir, resolved, data) if is_main() else None)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     try:
         state, resumed = starting_state(parts, checkpoints, data, start)
@@ -58,6 +58,12 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
         data.source.close()
         checkpoints.close()
     return workdir
+
+
+def take(workdir: Path, resolved: Resolved, data: Datasets) -> None:
+    """Claim the run directory, and keep there the rows that were skipped when the data was read."""
+    claim(workdir, resolved)
+    quarantine(data.sequences().values(), workdir / QUARANTINE)
 
 
 def starting_state(
@@ -105,12 +111,13 @@ def run_loop(
     log = LogHook(
         console, writers, watch, every=config.training.log_every, last=last, tokens=data.source.tokens_per_step
     )
-    evals = EvalHook(evaluation(config, parts, data), log, every=config.eval.every, last=last)
+    judge = make_judge(parts) if parts.algo.scores is not None else None
+    evals = EvalHook(evaluation(config, parts, data, judge), log, every=config.eval.every, last=last)
     card = start.card(parts)
 
     def run_json(state: TrainState) -> Json:
         """What a checkpoint says of itself; of a reward model also how its scores lie."""
-        scale = measure_scale(config, parts, data.stores, state, config.eval.scale_prompts)
+        scale = measure_scale(config, parts, data.stores, state, judge) if judge and "reward" in card.heads else None
         return dataclasses.replace(card, score=scale).to_json() | {"config": dump(resolved)}
 
     with console, StopSignal(console.note) as stop:
@@ -133,9 +140,11 @@ def run_loop(
     return state
 
 
-def evaluation(config: Config, parts: Assembly, data: Datasets) -> Callable[[TrainState], dict[str, dict[str, float]]]:
+def evaluation(
+    config: Config, parts: Assembly, data: Datasets, judge: Judge | None
+) -> Callable[[TrainState], dict[str, dict[str, float]]]:
     """`evaluate(state)` as `EvalHook` wants it; what is more than a number goes to a file of its own."""
-    evaluate = make_evaluation(config, parts, data.held_out, data.references)
+    evaluate = make_evaluation(config, parts, data.held_out, data.references, judge)
 
     def numbers(state: TrainState) -> dict[str, dict[str, float]]:
         found = evaluate(state)
@@ -151,9 +160,13 @@ def headline(config: Config, parts: Assembly, data: Datasets, resumed: int | Non
     """What runs where, on what, in some lines; and where it continues."""
     shape = " x ".join(f"{axis} {size}" for axis, size in parts.mesh.shape.items() if size > 1)
     devices = describe_devices(list(parts.mesh.devices.flat)) + (f" ({shape})" if shape else "")
-    trained = "" if parts.n_trained == parts.n_params else f", {parts.n_trained:,} of them trained,"
+    trained = "" if parts.n_trained == parts.n_params else f", {parts.n_trained:,} trained,"
     lines = [f"{config.algo.kind}: {parts.n_params:,} parameters{trained} on {devices} -> {config.workdir}"]
-    lines += [f"{name}: {describe(store)}" for name, store in data.stores.items() if isinstance(store, SequenceStore)]
+    if config.init_from is None and resumed is None and config.algo.kind != "pretrain":
+        lines += ["init_from is not set: this run begins with random weights"]
+    lines += [f"{name}: {describe(store)}" for name, store in data.sequences().items()]
+    if (aside := Path(config.workdir) / QUARANTINE).is_file():
+        lines += [f"skipped rows of the wrong form: {len(aside.read_bytes().splitlines()):,}, kept in {aside}"]
     if resumed is not None and resumed >= config.training.steps:
         lines += [f"step {resumed} is done: nothing is left to do; training.steps={2 * resumed} would go on"]
     elif resumed is not None:
@@ -161,14 +174,13 @@ def headline(config: Config, parts: Assembly, data: Datasets, resumed: int | Non
     return "\n".join(lines)
 
 
-def facts(parts: Assembly, data: Datasets) -> dict[str, int | str]:
+def facts(parts: Assembly, data: Datasets) -> Json:
     """What the report says besides the config and the metrics."""
-    trained: dict[str, int | str] = {} if parts.n_trained == parts.n_params else {"trained parameters": parts.n_trained}
-    stores = {name: describe(store) for name, store in data.stores.items() if isinstance(store, SequenceStore)}
+    rows = {name: {"used": store.n_examples, **store.counts} for name, store in data.sequences().items()}
     return {
         "parameters": parts.n_params,
-        **trained,
-        **stores,
+        **({} if parts.n_trained == parts.n_params else {"trained parameters": parts.n_trained}),
+        **({"rows": rows} if rows else {}),
         "devices": describe_devices(list(parts.mesh.devices.flat)),
         "jax": jax.__version__,
     }

@@ -100,6 +100,36 @@ class Labelled:
 
 
 @struct.dataclass
+class Rollouts:
+    """Prompts, each with an answer that the policy wrote and its reward: what reinforcement learning learns from.
+
+    A row is a prompt, its answer, and padding; weights are 1 where a token of the answer is predicted:
+
+        inputs    <bos> W h o ?   \n  G o e t h e
+        targets   W     h o ? \n  G   o e t h e <eos>
+        weights   0     0 0 0 0   1   1 1 1 1 1 1
+
+    So V at a weighted place is the value before its target is written.  What `prepare` fills is None until then; all
+    of it is 0 where weights are.
+    """
+
+    tokens: Tokens
+    score_B: Array  # float32: the reward of the answer, penalties included, without any KL
+    group_B: Array  # int32 number of the prompt in the rollout: answers to one prompt are a group
+    ended_B: Array  # float32: 1 where the answer ended by itself, 0 where it was cut off
+    sampler_logp_BT: Array  # float32 nats: log-probability of each token when it was drawn
+    kl_coef_B: Array  # float32, the same in all rows: the weight of the KL, which adapts from round to round
+    logp_BT: Array | None = None  # float32 nats: under the policy that wrote the answer, by the trainer
+    ref_logp_BT: Array | None = None  # float32 nats: under the reference
+    value_BT: Array | None = None  # float32: the critic's, then
+    advantage_BT: Array | None = None  # float32
+    return_BT: Array | None = None  # float32: what the critic shall learn
+    pretrain: Tokens | None = None  # rows of text for PPO-ptx
+    penalty_coef_B: Array | None = None  # float32, the same in all rows: β of PPO's KL-penalty variant, adapts as well
+    statistics: dict[str, Array] | None = None  # float32 [B], the same in all rows: of the whole rollout, to be logged
+
+
+@struct.dataclass
 class TrainState:
     """All that a step changes, and what it must not.  `params` and `fixed` map roles to trees, whole together."""
 
@@ -171,6 +201,7 @@ class Algo:
     prepare: Callable[..., Any] | None = None  # (params by role, batch [M, b, ...]) -> batch; outside the gradient
     scores: Callable[..., Array] | None = None  # (params by role, micro-batch) -> [N]: what ranks answers, in its slots
     mismatched: bool = False  # it reads `Labelled.mismatched`
+    sparse: frozenset[str] = frozenset()  # terms that a batch may have nothing for; of the others that is an error
 
 
 class Source(Protocol):

@@ -2,11 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.tiny import Runs
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    + " --xla_backend_optimization_level=0"  # models are tiny here: compiling them takes longer than running them
 )
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
@@ -26,6 +31,14 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the real data (../shared/data) is not here")
     return path
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> "Runs":
+    """Tiny runs of every stage, each trained when it is first asked for."""
+    from tests.tiny import Runs
+
+    return Runs.new(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)

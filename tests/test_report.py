@@ -134,6 +134,120 @@ def test_short_and_broken_runs(tmp_path: Path, rows: list[Row], says: str, plots
     strict_json(tmp_path / "report.json")
 
 
+def of_pairs(step: int, split: str, loss: float, accuracy: float, **more: float) -> Row:
+    bounds = {"accuracy_low": accuracy - 0.07, "accuracy_high": accuracy + 0.07}
+    return {"step": step, "split": split, "loss": loss, "accuracy": accuracy, **bounds, "pairs": 200.0, **more}
+
+
+def part(accuracy: float, pairs: int = 50) -> Row:
+    interval = [accuracy - 0.1, accuracy + 0.1]
+    return {"accuracy": accuracy, "interval": interval, "loss": 0.6, "lead": -0.25, "pairs": pairs, "ties": 1}
+
+
+COUNTS = {"read": 1800, "invalid": 2, "empty": 4, "untrained": 0, "identical": 0, "overlong": 0, "tied": 0}
+COUNTS |= {"left_out": 1, "cut": 1168, "tokens": 1000, "trained": 569}
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DPO on pairs that come from two subsets and are rated, with adapters and skipped rows."""
+    dpo = {"rewards/chosen": 0.1, "rewards/rejected": -0.2, "rewards/margins": 0.3}
+    rows = [train(step, 0.7 - step / 1000, **dpo, **{"rewards/accuracies": 0.5 + step / 400}) for step in (50, 100)]
+    rows += [of_pairs(step, "validation", 0.7, 0.455 + step / 1000, **dpo, ties=3.0) for step in (0, 100)]
+    bins = [{"low": 0.5, "high": 0.55, "predicted": 0.52, "observed": 0.6, "interval": [0.4, 0.8], "pairs": 9}]
+    sets = {
+        "calibration": {"bins": bins, "error": 0.08},
+        "by_rating": {"0": part(0.5), "3": part(0.75)},
+        "by_margin": {"0.5": part(0.55)},
+        "by_subset": {"har|mless": part(0.625, 1200)},
+    }
+    facts = {"parameters": 260_096, "trained parameters": 12_345, "rows": {"data": {"used": 1793, **COUNTS}}}
+    path = run_directory(
+        tmp_path_factory.mktemp("runs") / "dpo",
+        rows,
+        config_yaml="algo: {kind: dpo, loss: dpo, beta: 0.1}\ntrainable: {kind: lora, rank: 8}",
+        facts_json=json.dumps(facts),
+        details_json=json.dumps({"step": 100, "sets": {"validation": sets}}),
+        quarantine_jsonl='{"error": "a", "row": {}}\n{"error": "b", "row": {}}\n',
+    )
+    write_report(path)
+    return path
+
+
+def test_a_run_on_preferences_begins_with_its_accuracy(judge: Path) -> None:
+    page = (judge / "report.md").read_text()
+    assert "**dpo** of a model of 260k parameters, 12.3k trained: 100 steps" in page
+    assert "validation **55.5 %** (45.5 % before), 95 % interval 48.5 – 62.5, 200 pairs." in page
+    assert "Loss at the end: training 0.6000, validation **0.7000** (0.7000 before) per pair." in page
+    assert "nats per token" not in page
+    assert "| set | step | loss | accuracy, % | 95 % interval | pairs | ties | reward of chosen | of rejected |" in page
+    assert "| validation | 100 | 0.7000 | 55.5 | 48.5 – 62.5 | 200 | 3 | 0.100 | −0.200 | 0.300 | 0.7000 at 0 |" in page
+    assert "| 45.5 | 55.5 | +10.0 |" in page
+
+
+def test_accuracy_is_taken_apart(judge: Path) -> None:
+    page = (judge / "report.md").read_text()
+    assert "## Accuracy by subset\n" in page
+    assert "| har\\|mless | 1,200 | 62.5 | 52.5 – 72.5 | −0.250 | 1 |" in page
+    assert page.index("| significantly better | 50 | 75.0") < page.index("| negligibly better | 50 | 50.0")
+    assert "| 0.5 | 50 | 55.0 |" in page
+    assert "plots/calibration_1.png" in page
+    assert {"accuracy.png", "rewards.png", "calibration_1.png", "loss.png"} <= {
+        path.name for path in (judge / "plots").iterdir()
+    }
+
+
+def test_what_became_of_the_rows(judge: Path) -> None:
+    page = (judge / "report.md").read_text()
+    losses = "2 of the wrong form, 4 have an empty answer, 1 further answer(s) empty or repeated"
+    assert f"| data | 1,800 | 1,793 | 1,168 | 1,000 | 56.9 % | {losses} |" in page
+    assert "The rows of the wrong form (2) are in [quarantine.jsonl](quarantine.jsonl)." in page
+    assert "| trained parameters | 12,345 |" in page
+    assert "| trainable.rank | `8` |" in page
+
+
+def test_the_figures_of_preferences_are_in_the_json(judge: Path) -> None:
+    figures = strict_json(judge / "report.json")
+    found = figures["evals"]["validation"]
+    assert (found["before"]["accuracy"], found["last"]["accuracy"]) == pytest.approx((0.455, 0.555))
+    assert (found["last"]["margin"], found["last"]["rewards/margins"]) == (0.3, 0.3)  # by both names
+    assert found["details"]["by_rating"]["3"]["accuracy"] == 0.75
+    assert figures["quarantined"] == 2
+
+
+def test_details_of_another_evaluation_are_left_out(judge: Path, tmp_path: Path) -> None:
+    rows = [of_pairs(step, "validation", 0.7, 0.5) for step in (100, 150)]
+    details = (judge / "details.json").read_text()
+    page = write_report(run_directory(tmp_path / "run", rows, details_json=details)).read_text()
+    assert "Accuracy by" not in page
+    assert "Calibration" not in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "said", "unsaid"),
+    [
+        ("sft", " nats per token.", ["chat", "train reward/CONFIG init_from=", "train dpo/CONFIG"], ["evaluate"]),
+        ("reward", " per pair.", ["evaluate", "--suite rewardbench", "export"], ["chat", "generate"]),
+        ("kto", " per answer.", ["evaluate", "chat", "export"], ["train reward"]),
+        ("orpo", ".", ["chat"], ["generate"]),
+        ("pretrain", " nats per token.", ["generate", "train OTHER.yaml"], ["chat", "evaluate"]),
+    ],
+)
+def test_what_comes_next_fits_the_stage(tmp_path: Path, kind: str, unit: str, said: list, unsaid: list) -> None:
+    config = f"algo: {{kind: {kind}}}"
+    rows = [train(1, 1.0, trained_fraction=0.25), train(2, 1.0, trained_fraction=0.5), score(2, "validation", 1.0)]
+    page = write_report(
+        run_directory(tmp_path / "run", rows[: None if kind == "sft" else 2], config_yaml=config)
+    ).read_text()
+    summary, _, commands = page.partition("## Next")
+    assert f"training 1.0000{unit}" in summary.replace(", validation **1.0000**", "")
+    assert "trained on | 37.5 %" in summary
+    for text in said:
+        assert f"jaxrl-llm {text}" in commands or text in commands
+    for text in unsaid:
+        assert text not in commands
+
+
 def test_no_run_directory_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no metrics\.jsonl"):
         write_report(tmp_path)
@@ -162,11 +276,11 @@ def test_labels_are_spread_in_order() -> None:
 
 def test_the_axis_ends_below_a_steep_start_and_says_so() -> None:
     steps = np.arange(0.0, 1001, 10)
-    figure = _loss({"loss": (steps, 1.5 + 4 * np.exp(-steps / 10))}, {})
+    figure = _loss({"loss": (steps, 1.5 + 4 * np.exp(-steps / 10))}, {}, "nats per token")
     assert figure is not None
     (axes,) = figure.axes
     assert axes.get_ylim()[1] < 3
     assert "from 5.50" in axes.get_title(loc="right")
-    figure = _loss({"loss": (steps, 2.5 - steps / 1000)}, {})
+    figure = _loss({"loss": (steps, 2.5 - steps / 1000)}, {}, "nats per token")
     assert figure is not None
     assert figure.axes[0].get_ylim()[1] > 2.5

@@ -88,6 +88,7 @@ def build(config: RewardConfig, models: Mapping[str, Model]) -> Algo:
         weights={name: weight for name, weight in weights.items() if weight},
         loss=loss,
         scores=scores,
+        sparse=frozenset({"safety"}),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from jaxrl_llm.config.yaml_source import Node, read_yaml
-from jaxrl_llm.models.hf import describe, is_huggingface
+from jaxrl_llm.models.hf import base_model, describe, is_adapter, is_huggingface
 
 SECTIONS = ("model", "tokenizer")
 
@@ -19,6 +19,8 @@ def inherited(layers: Sequence[Node]) -> Node | None:
     if not named or not isinstance(named[-1], str):
         return None
     folder = Path(named[-1])
+    if is_adapter(folder):
+        folder = base_model(folder)[0]
     config = (folder.parent.parent if folder.parent.name == "checkpoints" else folder) / "config.yaml"
     origin = f"init_from {named[-1]}"
     if not config.is_file():

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,6 @@ def build_sequences(
     part: Part,
     data: ExampleData,
     tokenizer: Tokenizer,
-    quarantine: Path | None = None,
     progress: bool = True,
 ) -> SequenceStore:
     """The store of one part of a corpus: the one in `data.cache_dir` if it is finished, else built there.
@@ -59,7 +58,6 @@ def build_sequences(
         part: "train", or "holdout", the share kept from training.
         data: the template, the longest example, what is trained on, and how much may be left out.
         tokenizer: that makes tokens of them.
-        quarantine: where skipped rows are added, unless they are there already.
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
@@ -76,8 +74,6 @@ def build_sequences(
             if not (path / META).exists():  # another process may have built it while this one waited
                 _build(path, fingerprint, corpus, want, part, data, encoder, progress)
     store = SequenceStore(path)
-    if quarantine is not None and store.counts["invalid"]:
-        _add_lines(quarantine, (path / INVALID).read_text(encoding="utf-8"))
     _check(store, corpus, data)
     return store
 
@@ -87,12 +83,11 @@ def open_sequences(
     want: Want,
     part: Part,
     tokenizer: Tokenizer,
-    quarantine: Path | None = None,
     progress: bool = True,
 ) -> dict[str, SequenceStore]:
     """The training part of every corpus of a config by name, or the part kept for evaluation of those that keep one."""
     return {
-        name: build_sequences(corpus, want, part, data, tokenizer, quarantine, progress)
+        name: build_sequences(corpus, want, part, data, tokenizer, progress)
         for name, corpus in named_corpora(data).items()
         if part == "train" or corpus.holdout or corpus.holdout_rows
     }
@@ -101,13 +96,34 @@ def open_sequences(
 def describe(store: SequenceStore) -> str:
     """What became of the rows, in a line."""
     counts = store.counts
-    parts = [f"{store.n_examples:,} of {counts['read']:,} examples"]
-    parts += [f"{counts['invalid']:,} of the wrong form"] if counts["invalid"] else []
-    parts += [f"{counts[reason]:,} {words}" for reason, (words, _) in REASONS.items() if counts[reason]]
-    parts += [f"{counts['left_out']:,} further answer(s) empty or repeated"] if counts["left_out"] else []
+    parts = [f"{store.n_examples:,} of {counts['read']:,} examples", *losses(counts)]
     parts += [f"{counts['cut']:,} cut to fit"] if counts["cut"] else []
     share = counts["trained"] / max(counts["tokens"], 1)
     return ", ".join([*parts, f"{counts['tokens']:,} tokens, {share:.1%} trained"])
+
+
+def losses(counts: Mapping[str, int]) -> list[str]:
+    """What was left out and why, a phrase each, from the `counts` of a store."""
+    words = {"invalid": "of the wrong form"} | {reason: words for reason, (words, _) in REASONS.items()}
+    words["left_out"] = "further answer(s) empty or repeated"
+    return [f"{counts[reason]:,} {said}" for reason, said in words.items() if counts.get(reason)]
+
+
+def quarantine(stores: Iterable[SequenceStore], file: Path) -> int:
+    """Add the rows of the wrong form that were skipped on the way into the stores, `{"error", "row"}` a line.
+
+    Those that are there already are not added again: parts of a corpus share them, and a run may start again.
+    Returns how many are there now; where there is none, no file is made.  Raises StorageFailed.
+    """
+    texts = [(store.path / INVALID).read_text(encoding="utf-8") for store in stores if store.counts.get("invalid")]
+    try:
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        lines = dict.fromkeys(line for text in [before, *texts] for line in text.split("\n") if line)
+        if lines:
+            file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise StorageFailed(f"{file}: cannot be written: {error.strerror}") from error
+    return len(lines)
 
 
 def _build(
@@ -201,22 +217,12 @@ def _open(file: Path) -> Iterator[Any]:
         raise StorageFailed(f"{file}: cannot be written: {error.strerror}") from error
 
 
-def _add_lines(file: Path, text: str) -> None:
-    """Append those lines that are not there yet: the corpora of a run share the file, and a run may start again."""
-    try:
-        there = {"", *(file.read_text(encoding="utf-8").split("\n") if file.exists() else ())}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as stream:
-            stream.writelines(f"{line}\n" for line in text.split("\n") if line not in there)
-    except OSError as error:
-        raise StorageFailed(f"{file}: cannot be written: {error.strerror}") from error
-
-
 def _check(store: SequenceStore, corpus: ExamplesConfig, data: ExampleData) -> None:
     """A UserError where more was left out than the config allows, or everything."""
     counts, read = store.counts, store.counts["read"]
     if counts["invalid"] > data.max_invalid * read:
         first = json.loads((store.path / INVALID).read_text(encoding="utf-8").partition("\n")[0])["error"]
+        first = first.partition("\n  mend:")[0]
         raise UserError(
             f"{corpus.path}: {counts['invalid']:,} of {read:,} examples are of the wrong form, more than "
             f"data.max_invalid={data.max_invalid:g}; the first:\n  {first}\n"

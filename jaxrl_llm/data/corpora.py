@@ -1,7 +1,6 @@
 """From the config of data to its stores, and from these to the source of training batches of packed rows."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jax.sharding import NamedSharding
@@ -28,7 +27,6 @@ def open_corpora(
     progress: bool = True,
     *,
     noun: type = Tokens,
-    quarantine: Path | None = None,
 ) -> dict[str, Any]:
     """The training part of every corpus by name, built where it is not there yet.
 
@@ -37,9 +35,8 @@ def open_corpora(
         tokenizer: that makes tokens of it.
         progress: show a bar on stderr, if that is a terminal.
         noun: what an algorithm reads of it in the end: Tokens, Pairs or Labelled.
-        quarantine: where rows of the wrong form are added, if `data.invalid` skips them.
     """
-    return _open(data, "train", tokenizer, progress, noun, quarantine)
+    return _open(data, "train", tokenizer, progress, noun)
 
 
 def open_holdouts(
@@ -48,17 +45,14 @@ def open_holdouts(
     progress: bool = True,
     *,
     noun: type = Tokens,
-    quarantine: Path | None = None,
 ) -> dict[str, Any]:
     """The part kept for evaluation, of every corpus that keeps one; else as `open_corpora`."""
-    return _open(data, "holdout", tokenizer, progress, noun, quarantine)
+    return _open(data, "holdout", tokenizer, progress, noun)
 
 
-def _open(
-    data: AnyDataConfig, part: Part, tokenizer: Tokenizer, progress: bool, noun: type, quarantine: Path | None
-) -> dict[str, Any]:
+def _open(data: AnyDataConfig, part: Part, tokenizer: Tokenizer, progress: bool, noun: type) -> dict[str, Any]:
     if not isinstance(data, DataConfig):
-        return dict(open_sequences(data, WANTED[noun], part, tokenizer, quarantine, progress))
+        return dict(open_sequences(data, WANTED[noun], part, tokenizer, progress))
     return {
         name: build_store(corpus, part, tokenizer, data.cache_dir, data.workers, progress)
         for name, corpus in named_corpora(data).items()

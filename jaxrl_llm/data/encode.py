@@ -138,7 +138,7 @@ class Encoder:
         return ids
 
     def _answer(self, prompt: Sequence[int], asked: Sequence[Message], answer: Answer) -> Weighted:
-        """What follows the prompt's tokens, up to the last end token: templates may go on after it, a model does not."""
+        """What follows the prompt's tokens up to its last end token: templates may go on after it, a model does not."""
         messages = (*asked, *answer)
         said = [n for n in range(len(asked), len(messages)) if _is_said(messages[n])]
         ids, turns = tokenize_turns(self.tokenizer, self.template, messages, said)

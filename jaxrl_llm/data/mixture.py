@@ -58,6 +58,7 @@ def weights_of(
         UserError: a weight is too small to count, or a batch would hold the same row or example twice.
     """
     weights = {name: named_corpora(data)[name].weight for name in sizes}
+    shorter = "" if isinstance(data, PreferenceDataConfig) else ", or shorter rows (data.length)"
     total = sum(weights.values())
     for name, weight in weights.items():
         if weight < SMALLEST_SHARE * total:
@@ -69,7 +70,7 @@ def weights_of(
         if sizes[name] < needed:
             raise UserError(
                 f"the corpus {name!r} is shorter than one batch: {contents[name]}, and a batch takes {needed} of them\n"
-                "  mend: more data, a smaller training.batch_size, or shorter rows (data.length)"
+                f"  mend: more data, or a smaller training.batch_size{shorter}"
             )
     return weights
 

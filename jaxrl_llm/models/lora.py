@@ -4,6 +4,7 @@ y = x W + scale · (x A) B.  A and B stand beside W in the same layer dict, unde
 without them computes the base model: what is fixed is itself the reference model, and no copy is needed.
 """
 
+import math
 from typing import Literal
 
 import jax
@@ -61,13 +62,10 @@ def _pair(rank: int, target: str, spec: ParamSpec) -> list[tuple[str, ParamSpec]
     inside = range(1, len(spec.axes))
     inputs = [i for i in inside if spec.axes[i] in spec.inputs]
     outputs = [i for i in inside if i not in inputs]
-    fan_in = spec.size // spec.shape[0]
-    for i in outputs:
-        fan_in //= spec.shape[i]
     a = ParamSpec(
         (spec.shape[0], *(spec.shape[i] for i in inputs), rank),
         ("layers", *(spec.axes[i] for i in inputs), "rank"),
-        normal((3 * fan_in) ** -0.5),
+        normal((3 * math.prod(spec.shape[i] for i in inputs)) ** -0.5),
         spec.inputs,
     )
     b = ParamSpec(

@@ -1,4 +1,4 @@
-"""Word problems with worked equations, of one to three steps, and their grader.  No two splits share their numbers.
+"""Word problems with worked equations, and what models are trained on with them.  No two splits share their numbers.
 
 A row of it:
 
@@ -8,105 +8,121 @@ A row of it:
     #### 23
 """
 
+import itertools
 import random
-import re
 import zlib
 from collections.abc import Iterator
-from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal
 
-Split = Literal["train", "test"]
-LARGEST = 200  # no number in a problem is larger
+from pydantic import Field, model_validator
 
-# fmt: off
-NAMES = (
-    "Anna", "Ben", "Clara", "Daniel", "Emma", "Felix", "Grace", "Henry", "Ida", "Jonas",
-    "Lena", "Max", "Nora", "Oscar", "Rosa", "Sam", "Tara", "Tom", "Vera", "Will",
-)
-THINGS = (
-    "apples", "books", "buttons", "cards", "coins", "cookies", "flowers", "marbles", "nuts", "pencils",
-    "plums", "ribbons", "shells", "stamps", "stars", "stickers", "stones", "tickets", "toys",
-)
-# fmt: on
-BOXES = (
-    ("bag", "bags"),
-    ("basket", "baskets"),
-    ("box", "boxes"),
-    ("jar", "jars"),
-    ("crate", "crates"),
-    ("tin", "tins"),
-)
-STARTS = (
-    "{name} has {a} {things}.",
-    "In the morning {name} has {a} {things}.",
-    "{name} owns {a} {things}.",
-    "There are {a} {things} on the table of {name}.",
-    "{name} counts {a} {things}.",
-)
-PACKED_STARTS = (
-    "{name} has {a} {boxes} with {b} {things} in each {box}.",
-    "{name} fills {a} {boxes} and puts {b} {things} into each {box}.",
-    "There are {b} {things} in every {box}, and {name} has {a} {boxes}.",
-    "{name} buys {a} {boxes}. Each {box} holds {b} {things}.",
-)
-EVENTS = {
-    "+": (
-        "{name} finds {b} more {things}.",
-        "{friend} gives {name} {b} {things}.",
-        "{name} buys {b} more {things} at the market.",
-        "Then {b} {things} come in the mail for {name}.",
-        "{friend} brings {b} more {things} for {name}.",
-        "{name} wins {b} {things} in a game with {friend}.",
-    ),
-    "-": (
-        "{name} gives {b} {things} to {friend}.",
-        "{name} loses {b} of the {things} on the way home.",
-        "{friend} takes {b} of the {things}.",
-        "{name} sells {b} {things} at the market.",
-        "{name} leaves {b} {things} at school.",
-        "{friend} borrows {b} {things} from {name}.",
-    ),
-    "*": (
-        "After a lucky week {name} has {b} times as many {things}.",
-        "By the end of summer {name} has {b} times as many {things}.",
-        "{friend} helps, and soon {name} has {b} times as many {things}.",
-    ),
-}
-QUESTIONS = (
-    "How many {things} does {name} have now?",
-    "How many {things} does {name} have in the end?",
-    "What is the number of {things} that {name} has now?",
-    "How many {things} belong to {name} after that?",
-)
-STEPS = ("Then {name} has", "Now {name} has", "That makes", "After that {name} has")
+from jaxrl_llm.schema import schema
+from jaxrl_llm.tasks.numbers import final_number
+from jaxrl_llm.tasks.task import Example, Split, Task, grade_number
+from jaxrl_llm.tasks.wording import Compute, Sum, exact, tell
+
+LARGEST = 200
+
+Difficulty = int | tuple[int, int]  # steps, or the fewest and the most of them
 
 
-class Problem(NamedTuple):
-    """A question, a worked answer that ends with "#### value", and the value."""
+@schema
+class ArithmeticConfig:
+    """Word problems that are generated, right numbers and all: without end, and with a test split of their own."""
 
-    question: str
-    answer: str
-    value: int
+    kind: Literal["arithmetic"] = "arithmetic"
+    difficulty: Annotated[int, Field(ge=1, le=8)] | tuple[int, int] = (1, 3)
+    """Steps of a problem: a number, or the fewest and the most of them."""
+    largest: int = Field(default=LARGEST, ge=20, le=100_000)
+    """No number in a problem is larger.  Addends go up to three tenths of it; factors are small."""
 
-
-class Sum(NamedTuple):
-    """A problem's numbers: start with the first operand, then apply one operator to each of the others."""
-
-    operands: tuple[int, ...]
-    operators: tuple[str, ...]
-
-
-def problems(n: int, seed: int, split: Split = "train", difficulty: int = 1) -> Iterator[Problem]:
-    """`n` problems of `difficulty` steps, 1 to 3: the same ones for the same arguments."""
-    rng = random.Random(f"{seed}/{split}/{difficulty}")
-    return (make_problem(rng, split, difficulty) for _ in range(n))
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "ArithmeticConfig":
+        fewest, most = (self.difficulty, self.difficulty) if isinstance(self.difficulty, int) else self.difficulty
+        if not 1 <= fewest <= most <= 8:
+            raise ValueError(f"difficulty is 1 to 8 steps, or a range of them such as [1, 3], not {[fewest, most]}")
+        return self
 
 
-def make_problem(rng: random.Random, split: Split, difficulty: int) -> Problem:
-    """One problem of `difficulty` steps."""
-    while (numbers := _draw(rng, difficulty)) is None or split_of(numbers.operands) != split:
+def build(config: ArithmeticConfig) -> Task:
+    """The task; its grader wants the number after the last "####"."""
+
+    def examples(split: Split, n: int, seed: int) -> list[Example]:
+        return list(problems(n, seed, split, config.difficulty, config.largest))
+
+    return Task("arithmetic", examples, lambda split: None, grade_number, final_number)
+
+
+def problems(
+    n: int,
+    seed: int,
+    split: Split = "train",
+    difficulty: Difficulty = 1,
+    largest: int = LARGEST,
+    forgets: float = 0.0,
+) -> Iterator[Example]:
+    """`n` problems: the same ones for the same arguments, the first of them also for another `n`.
+
+    Args:
+        n: how many.
+        seed: of the numbers and the wording.
+        split: whose numbers.
+        difficulty: steps.
+        largest: the largest number that may come up.
+        forgets: share of sums with a carry in which the author of the answer forgets it; see `uncarried`.  The
+            questions and their values stay as they are.
+    """
+    rng, slips = random.Random(f"{seed}/{split}/{difficulty}"), random.Random(f"{seed}/slips")
+
+    def compute(total: int, operator: str, operand: int) -> int:
+        return (uncarried if slips.random() < forgets else exact)(total, operator, operand)
+
+    for index in range(n):
+        numbers = draw(rng, split, _steps(rng, difficulty), largest)
+        yield tell(rng, numbers, compute, f"arithmetic {split} problem {index} of seed {seed}")
+
+
+def sft_rows(
+    n: int,
+    seed: int,
+    split: Split = "train",
+    difficulty: Difficulty = 1,
+    largest: int = LARGEST,
+    forgets: float = 0.0,
+) -> Iterator[dict[str, str]]:
+    """Rows to fine-tune on, {"prompt": question, "completion": worked answer}; arguments as of `problems`.
+
+    With `forgets` above a half the likeliest answer to a sum with a carry is the wrong one, and the right one is still
+    sampled: a model so trained writes answers that parse and end, and whose errors are of arithmetic alone.  Decoded
+    greedily, if it learned all of that, it is right where nothing is carried: in 67 % of problems of one step, 45 % of
+    two, 33 % of three.
+    """
+    for each in problems(n, seed, split, difficulty, largest, forgets):
+        yield {"prompt": each.question, "completion": each.answer}
+
+
+def pair_rows(
+    n: int, seed: int, split: Split = "train", difficulty: Difficulty = 1, largest: int = LARGEST
+) -> Iterator[dict[str, str]]:
+    """Rows to train a reward model on, {"prompt", "chosen", "rejected"}; arguments as of `problems`.
+
+    The rejected answer tells the same story and slips in one sum, whichever it is: a carry is forgotten, or the result
+    is off by one or by ten.  It goes on with that, so that it ends in a wrong number.
+    """
+    rng, slips = random.Random(f"{seed}/{split}/{difficulty}/pairs"), random.Random(f"{seed}/slips")
+    for _ in range(n):
+        numbers = draw(rng, split, _steps(rng, difficulty), largest)
+        told = rng.getrandbits(64)
+        chosen = tell(random.Random(told), numbers)
+        rejected = tell(random.Random(told), numbers, _slip(slips, slips.randrange(len(numbers.operators))))
+        yield {"prompt": chosen.question, "chosen": chosen.answer, "rejected": rejected.answer}
+
+
+def draw(rng: random.Random, split: Split, steps: int, largest: int = LARGEST) -> Sum:
+    """Numbers for one problem of a split."""
+    while (numbers := _draw(rng, steps, largest)) is None or split_of(numbers.operands) != split:
         pass
-    return _tell(rng, numbers)
+    return numbers
 
 
 def split_of(operands: tuple[int, ...]) -> Split:
@@ -114,48 +130,54 @@ def split_of(operands: tuple[int, ...]) -> Split:
     return "test" if zlib.crc32(repr(sorted(operands)).encode()) % 10 == 0 else "train"
 
 
-def grade(completion: str, problem: Problem) -> float:
-    """1.0 if the number after the last "####" is the problem's value, else 0.0.  Commas may group its digits."""
-    tail = completion.rpartition("####")[2] if "####" in completion else ""
-    number = re.match(r"\s*\$?(-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?)", tail)
-    return float(number is not None and Decimal(number[1].replace(",", "")) == problem.value)
+def uncarried(total: int, operator: str, operand: int) -> int:
+    """The sum worked digit by digit, carries and borrows forgotten, the first column written out in full.
+
+    18+25=33, 52-17=45, 18*3=34; but 60+58=118 and 7*8=56, where nothing is carried into a further column.  Where a
+    result would be below zero, or an operand is, the sum is right.
+    """
+    if total < 0 or (operator == "-" and total < operand):
+        return exact(total, operator, operand)
+    left, right = ([int(digit) for digit in reversed(str(number))] for number in (total, operand))
+    if operator == "*":
+        columns = [0] * (len(left) + len(right) - 1)
+        for (i, a), (j, b) in itertools.product(enumerate(left), enumerate(right)):
+            columns[i + j] += a * b
+    else:
+        columns = [exact(a, operator, b) for a, b in itertools.zip_longest(left, right, fillvalue=0)]
+    *lower, first = columns
+    return sum(column % 10 * 10**place for place, column in enumerate(lower)) + first * 10 ** len(lower)
 
 
-def _draw(rng: random.Random, steps: int) -> Sum | None:
+def _slip(rng: random.Random, at: int) -> Compute:
+    """An author who is wrong in the sum of number `at`."""
+    steps = itertools.count()
+
+    def compute(total: int, operator: str, operand: int) -> int:
+        right = exact(total, operator, operand)
+        if next(steps) != at:
+            return right
+        wrong = {uncarried(total, operator, operand), right - 10, right - 1, right + 1, right + 10} - {right}
+        return rng.choice(sorted(number for number in wrong if number >= 0))
+
+    return compute
+
+
+def _steps(rng: random.Random, difficulty: Difficulty) -> int:
+    return difficulty if isinstance(difficulty, int) else rng.randint(*difficulty)
+
+
+def _draw(rng: random.Random, steps: int, largest: int) -> Sum | None:
     """Numbers for a problem, or None if they became too large or too small."""
     operators = tuple(rng.choice("+-*") for _ in range(steps))
-    packed = operators[0] == "*"  # "3 bags with 6 shells in each": both small
-    total = rng.randint(2, 12 if packed else 60)
+    packed = operators[0] == "*"  # both small
+    addend = 3 * largest // 10
+    total = rng.randint(2, 12 if packed else addend)
     operands = [total]
     for index, operator in enumerate(operators):
-        operand = rng.randint(2, {"+": 60, "-": max(total - 2, 2), "*": 12 if index == 0 else 4}[operator])
-        total = _apply(total, operator, operand)
-        if not 2 <= total <= LARGEST:
+        operand = rng.randint(2, {"+": addend, "-": max(total - 2, 2), "*": 12 if index == 0 else 4}[operator])
+        total = exact(total, operator, operand)
+        if not 2 <= total <= largest:
             return None
         operands.append(operand)
     return Sum(tuple(operands), operators)
-
-
-def _tell(rng: random.Random, numbers: Sum) -> Problem:
-    name, friend = rng.sample(NAMES, 2)
-    things = rng.choice(THINGS)
-    box, boxes = rng.choice(BOXES)
-    words = {"name": name, "friend": friend, "things": things, "box": box, "boxes": boxes}
-    total, *rest = numbers.operands
-    packed = numbers.operators[0] == "*"
-    question = [] if packed else [rng.choice(STARTS).format(a=total, **words)]
-    answer = []
-    for operator, operand in zip(numbers.operators, rest, strict=True):
-        opening = packed and not question
-        story = PACKED_STARTS if opening else EVENTS[operator]
-        question.append(rng.choice(story).format(a=total, b=operand, **words))
-        step = ("{name} starts with" if opening else rng.choice(STEPS)).format(**words)
-        equation = f"{total}{operator}{operand}"
-        total = _apply(total, operator, operand)
-        answer.append(f"{step} {equation}=<<{equation}={total}>>{total} {things}.")
-    question.append(rng.choice(QUESTIONS).format(**words))
-    return Problem(" ".join(question), "\n".join([*answer, f"#### {total}"]), total)
-
-
-def _apply(total: int, operator: str, operand: int) -> int:
-    return {"+": total + operand, "-": total - operand, "*": total * operand}[operator]

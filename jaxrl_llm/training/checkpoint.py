@@ -5,6 +5,8 @@ source's state, the config's text, the tokenizer).  Weights are an item of their
 """
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +104,35 @@ class Checkpoints:
         """One item alone (the weights, say), into the template's shapes and shardings."""
         return self._restore(step, **{name: ocp.args.StandardRestore(_abstract(template))})[name]
 
+    def read_all(self, step: int, template: TrainState) -> Iterator[tuple[str, np.ndarray]]:
+        """Every array of a checkpoint in turn, whole, with its name: "params.policy.embed".
+
+        The optimizer's state is not asked for at step 0, where an imported model has none.
+
+        Raises:
+            UserError: one cannot be read, or is not as the template says; names the damaged file.
+        """
+        trees = {"params": template.params, "opt_state": template.opt_state if step else {}, "fixed": template.fixed}
+        arrays = self.run_json(step)["source"].get("arrays") or {}
+        trees["arrays"] = {k: jax.ShapeDtypeStruct(v["shape"], v["dtype"]) for k, v in arrays.items()}
+        handler = ocp.PyTreeCheckpointHandler()
+        for item, tree in trees.items():
+            folder, (leaves, structure) = self.path / str(step) / item, jax.tree_util.tree_flatten_with_path(tree)
+            for place, (path, leaf) in enumerate(leaves):
+                name = ".".join((item, *(str(getattr(key, "key", getattr(key, "name", key))) for key in path)))
+                alone = jax.tree.unflatten(structure, [leaf if i == place else ... for i in range(len(leaves))])
+                how = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(restore_type=np.ndarray), alone)
+                try:
+                    args = ocp.args.PyTreeRestore(item=alone, restore_args=how)
+                    found = [x for x in jax.tree.leaves(handler.restore(folder, args=args)) if x is not ...]
+                except (OSError, ValueError, KeyError) as error:
+                    raise UserError(
+                        f"{_damaged_file(error, folder)}: {name} cannot be read: {_first_line(error)}"
+                    ) from error
+                if len(found) != 1 or found[0].shape != leaf.shape:
+                    raise UserError(f"{folder}: {name} is not there as {leaf.dtype} {list(leaf.shape)}")
+                yield name, found[0]
+
     def _restore(self, step: int, **args: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**args))
@@ -127,5 +158,10 @@ def _abstract(tree: Any) -> Any:
     )
 
 
+def _damaged_file(error: Exception, folder: Path) -> str:
+    """The innermost file that an error speaks of."""
+    return (re.findall(r'local file "([^"]+)"', str(error)) or [str(folder)])[-1]
+
+
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]
+    return str(error).strip().split("\n", 1)[0].partition(" [tensorstore_spec")[0][:300]

@@ -2,11 +2,12 @@
 
     step 1,200/2,000  loss  1.6231  grad  0.41  lr 2.10e-03  42.1k tok/s    1.20 TFLOP/s ( 0.2 % of peak)  ...
 
+What an algorithm measures besides its loss comes after it, such as the accuracy of a reward model or of DPO.
 A pipe or a log file gets plain lines without escape codes, each flushed as it is printed.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Literal, Self, TextIO
 from unicodedata import category
@@ -116,11 +117,20 @@ class Console:
         return "" if left is None else f"ETA {duration(left)}"
 
 
+Columns = Mapping[str, Callable[[float], str]]  # metric -> how a line shows it, in steady width
+LOSS: Columns = {"loss": lambda x: f"loss {x:7.4f}"}
+MEASURES: Columns = {  # what algorithms measure besides their loss
+    "trained_fraction": lambda x: f"trained {100 * x:5.1f} %",
+    "accuracy": lambda x: f"accuracy {100 * x:5.1f} %",
+    "margin": lambda x: f"margin {x:+7.3f}",
+}
+ALIASES = {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}  # what DPO and its kin call them
+
+
 def train_fields(metrics: Mapping[str, float], memory: str = "mem") -> list[str]:
-    """The columns of a training line, each of steady width; those whose figure is missing are left out."""
+    """The columns of a training line; those whose figure is missing are left out."""
     share = f" ({100 * metrics['peak_share']:4.1f} % of peak)" if "peak_share" in metrics else ""
-    columns = {
-        "loss": lambda x: f"loss {x:7.4f}",
+    columns: Columns = {
         "grad_norm": lambda x: f"grad {x:5.2f}",
         "lr": lambda x: f"lr {x:.2e}",
         "tokens_per_s": lambda x: f"{si(x):>5} tok/s",
@@ -128,17 +138,29 @@ def train_fields(metrics: Mapping[str, float], memory: str = "mem") -> list[str]
         "memory_gib": lambda x: f"{memory} {x:4.1f} GiB",
         "data_wait_ms": lambda x: f"data {x:4.1f} ms",
     }
-    return [column(metrics[name]) for name, column in columns.items() if name in metrics]
+    return [*_fields(metrics, LOSS), *_measured(metrics), *_fields(metrics, columns)]
 
 
 def eval_fields(metrics: Mapping[str, float]) -> list[str]:
-    """The columns of an evaluation line."""
-    columns = {
-        "loss": lambda x: f"loss {x:.4f}",
-        "perplexity": lambda x: f"perplexity {si(x)}",
+    """The columns of an evaluation line; accuracy has its 95 % interval, where that is known."""
+    columns: Columns = {
+        "perplexity": lambda x: f"perplexity {si(x):>5}",
         "bits_per_byte": lambda x: f"bits/byte {x:.4f}",
     }
-    return [column(metrics[name]) for name, column in columns.items() if name in metrics]
+    return [*_fields(metrics, LOSS), *_fields(metrics, columns), *_measured(metrics)]
+
+
+def _fields(metrics: Mapping[str, float], columns: Columns) -> list[str]:
+    return [shown(metrics[name]) for name, shown in columns.items() if name in metrics]
+
+
+def _measured(metrics: Mapping[str, float]) -> list[str]:
+    found = {ALIASES.get(name, name): value for name, value in metrics.items()}
+    interval = ""
+    if "accuracy_low" in found:
+        interval = f" ({100 * found['accuracy_low']:4.1f} to {100 * found['accuracy_high']:4.1f})"
+    columns = {**MEASURES, "accuracy": lambda x: MEASURES["accuracy"](x) + interval}
+    return _fields(found, columns)
 
 
 def digits(x: float) -> str:

@@ -59,8 +59,8 @@ def make_step(
         updates, opt_state = tx.update(grads, opt_state, params, step=step)
         params = optax.apply_updates(params, updates)
         metrics = {"loss": value, "lr": schedule(step), **gradient_norms(grads)}
-        metrics |= {name: mean.total / jnp.maximum(mean.count, 1e-6) for name, mean in means.items()}
-        metrics |= {f"count/{name}": count for name, count in counts.items()}
+        metrics |= {name: jnp.where(count > 0, total / count, jnp.nan) for name, (total, count) in means.items()}
+        metrics |= {f"count/{name}": count for name, count in counts.items() if name not in algo.sparse}
         return step + 1, params, opt_state, metrics
 
     jitted = jax.jit(

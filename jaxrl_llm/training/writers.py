@@ -17,6 +17,7 @@ from jaxrl_llm.errors import StorageFailed, UserError
 
 # What a run directory holds besides config.yaml and checkpoints; the report is made of these files alone.
 METRICS, SAMPLES, FACTS, DETAILS = "metrics.jsonl", "samples.jsonl", "facts.json", "details.json"
+QUARANTINE = "quarantine.jsonl"
 
 
 class Writer(Protocol):

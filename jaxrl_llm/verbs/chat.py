@@ -19,7 +19,7 @@ CHUNK = 4  # tokens written between two looks: small, so that text flows
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("model", help="a run directory, RUN/checkpoints/STEP, or a Hugging Face directory")
+    parser.add_argument("model", help="a run directory, RUN/checkpoints/STEP, or a directory of Hugging Face or PEFT")
     parser.add_argument(
         "--template", help="chatml, llama2, llama3, mistral, plain or a Jinja file; default: the model's"
     )

@@ -9,19 +9,25 @@ from jaxrl_llm.errors import UserError
 if TYPE_CHECKING:
     from jaxrl_llm.types import Json
 
-HELP = "Evaluate a model: which of two answers it finds better (RewardBench), or how well it predicts text."
+HELP = "Evaluate a model: which of two answers it finds better (RewardBench, own pairs), or how well it predicts text."
 ONLY = {  # options that one suite has and the other has not
-    "rewardbench": ("reference", "beta", "template", "max_length"),
+    "rewardbench": ("reference", "beta", "template", "max_length", "holdout_rows"),
     "perplexity": ("length", "field"),
 }
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a run directory, RUN/checkpoints/STEP, or a Hugging Face one")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run directory, RUN/checkpoints/STEP, or a directory of Hugging Face or PEFT"
+    )
     parser.add_argument("--suite", required=True, choices=tuple(ONLY))
     parser.add_argument(
-        "--data", required=True, nargs="+", metavar="FILE", help="RewardBench or LLMBar files; texts, each a domain"
+        "--data",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="files of RewardBench, of LLMBar, or of preferences as one trains on; perplexity: texts, each a domain",
     )
     parser.add_argument("--out", metavar="DIR", help="write report.md, report.json, plots and scores.jsonl there")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows at a time; default: 16")
@@ -36,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rewardbench.add_argument("--beta", type=float, help="of that reward; default: the one it was trained with, or 0.1")
     rewardbench.add_argument("--template", metavar="NAME", help="a chat template or a file; default: the model's")
     rewardbench.add_argument("--max-length", type=int, metavar="N", help="tokens of a text; default: the context")
+    rewardbench.add_argument("--holdout-rows", type=int, metavar="N", help="only the last N rows of each file")
     perplexity = parser.add_argument_group("perplexity")
     perplexity.add_argument("--length", type=int, metavar="T", help="tokens of a row; default: the context")
     perplexity.add_argument("--field", metavar="NAME", help="of JSON rows, that holds the text; default: text")
@@ -73,7 +80,7 @@ def check(args: argparse.Namespace) -> None:
         for name in names:
             if suite != args.suite and getattr(args, name) is not None:
                 raise UserError(f"--{name.replace('_', '-')} is of --suite {suite}, and this is {args.suite}")
-    for name, least in {"batch_size": 1, "limit": 1, "max_length": 2, "length": 1}.items():
+    for name, least in {"batch_size": 1, "limit": 1, "max_length": 2, "length": 1, "holdout_rows": 1}.items():
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
     if args.beta is not None and not 0 < args.beta < math.inf:

@@ -1,14 +1,18 @@
-"""`generate MODEL`: sample from a trained model, from prompts on the line, in a file or in JSONL."""
+"""`generate MODEL`: sample from a trained model: text that it goes on with, or answers in conversations."""
 
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from jaxrl_llm.errors import UserError
 
 if TYPE_CHECKING:
+    from jaxrl_llm.data.prompts import Prompt
+    from jaxrl_llm.data.tokenizers import Tokenizer
+    from jaxrl_llm.rollout.sampler import Completion
     from jaxrl_llm.rollout.sampling import SamplingConfig
     from jaxrl_llm.saved import Opened
 
@@ -18,14 +22,22 @@ SLOTS = 64  # completions written at once
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the verb."""
-    parser.add_argument("model", help="a run directory, RUN/checkpoints/STEP, or a Hugging Face directory")
+    parser.add_argument("model", help="a run directory, RUN/checkpoints/STEP, or a directory of Hugging Face or PEFT")
     parser.add_argument("--prompt", action="append", help='text to continue; may be given again; default: ""')
-    parser.add_argument("--prompts", metavar="FILE", help='a prompt a line, or JSONL rows {"prompt": ...} (.jsonl)')
+    parser.add_argument(
+        "--prompts", metavar="FILE", help="a prompt a line; or rows (.jsonl, ...) {prompt}, {messages}, {instruction}"
+    )
     parser.add_argument("--n", type=int, default=1, help="completions of each prompt (default 1)")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="longest completion (default 128)")
     parser.add_argument("--stop", action="append", default=[], help="text that ends a completion; may be given again")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default 0)")
-    parser.add_argument("--out", metavar="FILE", help="write JSONL rows {prompt, completion, ended, tokens, logp}")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write JSONL rows {prompt, completion, ended, tokens, logp, model}"
+    )
+    chat = parser.add_argument_group("conversations (prompts that are messages)")
+    chat.add_argument("--chat", action="store_true", help="a prompt that is text is what a user says")
+    chat.add_argument("--system", metavar="TEXT", help="the system message of those that have none")
+    chat.add_argument("--template", metavar="NAME", help="a chat template or a file; default: the model's")
     add_sampling(parser)
 
 
@@ -41,7 +53,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sample; returns 0."""
     check(args)
-    prompts = read_prompts(args)
+    prompts = find_prompts(args)
     out = Path(args.out) if args.out else None
     if out is not None and out.exists():
         raise UserError(f"--out {out}: is there already, and shall not be overwritten")
@@ -53,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     rows = sample(open_model(args.model), prompts, args)
     if out is None:
         for row in rows:
-            print(f"{row['prompt']}{row['completion']}{'' if len(rows) == 1 else chr(10) + '---'}")
+            print(as_text(row) + ("" if len(rows) == 1 else "\n---"))
         return 0
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,30 +102,17 @@ def wrong_sampling(args: argparse.Namespace) -> dict[str, bool]:
     }
 
 
-def read_prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts of the command line or of the file."""
-    if not args.prompts:
-        return args.prompt or [""]
-    path = Path(args.prompts)
-    try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # a JSON text may hold U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--prompts {path}: cannot be read: {error}") from error
-    prompts = [line if path.suffix != ".jsonl" else json_prompt(path, i, line) for i, line in enumerate(lines, start=1)]
-    if prompts == [""]:
-        raise UserError(f"--prompts {path}: is empty")
+def find_prompts(args: argparse.Namespace) -> "list[Prompt]":
+    """The prompts of the command line or of the file: all text, or all conversations."""
+    from jaxrl_llm.data.prompts import as_conversations, conversations_alone, read_prompts
+
+    prompts = read_prompts(Path(args.prompts)) if args.prompts else [*(args.prompt or [""])]
+    if args.chat or conversations_alone(prompts):
+        return [*as_conversations(prompts, args.system)]
+    for name in ("system", "template"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--{name} is for conversations, and the prompts are text to go on with\n  mend: --chat")
     return prompts
-
-
-def json_prompt(path: Path, number: int, line: str) -> str:
-    """The prompt of one JSONL row."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path}:{number}: not JSON: {error}") from error
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        raise UserError(f'{path}:{number}: expected a row like {{"prompt": "..."}}')
-    return row["prompt"]
 
 
 def sampling_config(args: argparse.Namespace) -> "SamplingConfig":
@@ -124,33 +123,52 @@ def sampling_config(args: argparse.Namespace) -> "SamplingConfig":
     return SamplingConfig(**{key: getattr(args, key) for key in keys})
 
 
-def sample(opened: "Opened", prompts: list[str], args: argparse.Namespace) -> list[dict]:
-    """Rows {prompt, completion, ended, tokens, logp}, the n completions of a prompt together."""
+class Asked(NamedTuple):
+    """Prompts as a model reads them."""
+
+    ids: list[list[int]]
+    stop_ids: frozenset[int]  # that end a completion
+
+
+def tokenize(prompts: "Sequence[Prompt]", tokenizer: "Tokenizer", template: str | None) -> Asked:
+    """Text as it is; conversations by the template, up to where the assistant's turn begins."""
+    from jaxrl_llm.data.chat import chat_stop_ids, find_template, tokenize_prompt
+
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    if texts:
+        return Asked([tokenizer.encode_prompt(text) or [tokenizer.bos_id] for text in texts], tokenizer.stop_ids)
+    chat = find_template(tokenizer, template)
+    ids = [tokenize_prompt(tokenizer, chat, prompt) for prompt in prompts if not isinstance(prompt, str)]
+    return Asked(ids, chat_stop_ids(tokenizer, chat))
+
+
+def sample(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespace) -> list[dict]:
+    """Rows {prompt, completion, ended, tokens, logp, model}, the n completions of a prompt together."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from jaxrl_llm.rollout.sampler import Sampler
 
     tokenizer = opened.tokenizer
+    asked = tokenize(prompts, tokenizer, args.template)
     total = len(prompts) * args.n
     sampler = Sampler(
         opened.model,
         opened.mesh,
         sampling_config(args),
-        stop_ids=sorted(tokenizer.stop_ids),
+        stop_ids=sorted(asked.stop_ids),
         context=opened.config.model.context,
         slots=min(SLOTS, total),
         stop_strings=args.stop,
         to_text=tokenizer.decode,
     )
-    ids = [tokenizer.encode_prompt(prompt) or [tokenizer.bos_id] for prompt in prompts]
     columns = (BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f} completions"), TimeRemainingColumn())
     screen = Console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=total == 1 or not screen.is_terminal) as bar:
         task = bar.add_task("", total=total)
         found, _ = sampler(
             opened.params,
-            ids,
+            asked.ids,
             n=args.n,
             max_new_tokens=args.max_new_tokens,
             seed=args.seed,
@@ -159,11 +177,28 @@ def sample(opened: "Opened", prompts: list[str], args: argparse.Namespace) -> li
     return [
         {
             "prompt": prompt,
-            "completion": tokenizer.decode(completion.tokens, continued=bool(prompt)),
+            "completion": written(prompt, completion, tokenizer, asked.stop_ids),
             "ended": completion.ended,
             "tokens": completion.tokens,
             "logp": [round(float(x), 6) for x in completion.logp],
+            "model": args.model,
         }
         for prompt, completions in zip(prompts, found, strict=True)
         for completion in completions
     ]
+
+
+def written(prompt: "Prompt", completion: "Completion", tokenizer: "Tokenizer", stop_ids: frozenset[int]) -> str:
+    """The text of a completion; an answer without white space around it, as templates have it, nor its end token."""
+    if isinstance(prompt, str):
+        return tokenizer.decode(completion.tokens, continued=bool(prompt))
+    tokens = completion.tokens
+    return tokenizer.decode(tokens[:-1] if tokens[-1] in stop_ids else tokens, continued=True).strip()
+
+
+def as_text(row: dict) -> str:
+    """A row for the terminal."""
+    if isinstance(row["prompt"], str):
+        return row["prompt"] + row["completion"]
+    answer = {"role": "assistant", "content": row["completion"]}
+    return "\n".join(f"{message['role']}: {message['content']}" for message in (*row["prompt"], answer))

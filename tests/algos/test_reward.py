@@ -124,6 +124,7 @@ def test_pointwise() -> None:
 def test_the_safety_head_learns_what_is_said() -> None:
     config = RewardConfig(safety_weight=0.5)
     assert config.trained == {"reward": "scalar+safety"}
+    assert build(config, {"reward": reward_model()}).sparse == {"safety"}  # a batch may say nothing of it
     safe = jnp.asarray([[1, 0], [-1, 1], [1, 1]])  # the last two say something of empty slots
     batch = two().replace(answers=TWO.replace(safe_BA=safe))  # type: ignore[attr-defined]
     loss, metrics = run(config, batch, score=SCORES, safety=table([3.0], [1.0], [9.0], [0.0]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.data import build_sequences as building
-from jaxrl_llm.data.build_sequences import build_sequences, describe, open_sequences
+from jaxrl_llm.data.build_sequences import build_sequences, describe, open_sequences, quarantine
 from jaxrl_llm.data.config import ChatDataConfig, ExamplesConfig, PreferenceDataConfig
 from jaxrl_llm.data.sequences import Encoded, SequenceStore, SequenceWriter, write_sequences
 from jaxrl_llm.data.tokenizers import BytesTokenizer, load_tokenizer
@@ -39,9 +39,8 @@ def pair(n: int, chosen: str = "yes", rejected: str = "no", **more) -> dict:
 
 def build(path: str, want: str = "comparison", part: str = "train", **options) -> SequenceStore:
     kind = ChatDataConfig if want == "conversation" else PreferenceDataConfig
-    quarantine = options.pop("quarantine", None)
     corpus = ExamplesConfig(path=path, **{k: options.pop(k) for k in ("holdout_rows", "safety") if k in options})
-    return build_sequences(corpus, want, part, kind(path=path, **options), BYTES, quarantine, False)
+    return build_sequences(corpus, want, part, kind(path=path, **options), BYTES, False)
 
 
 def contents(store: SequenceStore) -> dict[str, bytes]:
@@ -92,10 +91,10 @@ def test_what_became_of_the_rows_is_counted(tmp_path: Path) -> None:
     rows = [pair(n) for n in range(6)] + [pair(6, "a", "a"), pair(7, " "), pair(8, "y" * 99)]
     path = write(tmp_path / "a.jsonl", rows)
     store = build(path, length=64, max_dropped=0.5)
-    some = {"read": 9, "empty": 1, "identical": 1, "cut": 1, "tokens": 6 * 40 + 29 + 35 + 5, "trained": 6 * 9 + 35 + 4}
+    some = {"read": 9, "empty": 1, "identical": 1, "cut": 1, "tokens": 6 * 38 + 29 + 35 + 4, "trained": 6 * 9 + 35 + 4}
     assert store.counts == dict.fromkeys(store.counts, 0) | some
     text = BYTES.decode(store.answer(0, 0)[0], continued=True)
-    assert text == " yes\n"
+    assert text == " yes"
     assert "7 of 9 examples, 1 have an empty answer, 1 have answers that are the same, 1 cut to fit" in describe(store)
     dropped = build(path, length=64, max_dropped=0.5, overlong="drop")
     assert (dropped.counts["overlong"], dropped.n_examples) == (1, 6)
@@ -125,17 +124,22 @@ def test_rows_of_the_wrong_form_stop_or_are_kept_aside(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [*rows[:7], {"prompt": "p", "chosen": 3, "rejected": "x\u2028"}, *rows[7:]])
     with pytest.raises(UserError, match=r"a\.jsonl:8"):
         build(path)
-    aside = tmp_path / "run" / "quarantine.jsonl"
     with pytest.raises(
         UserError, match=r"1 of 31 examples are of the wrong form, more than data.max_invalid=0.01(.|\n)*jsonl:8"
     ):
-        build(path, invalid="skip", quarantine=aside)
-    for _ in range(2):  # the second time the store is there already
-        store = build(path, invalid="skip", max_invalid=0.1, quarantine=aside)
-        assert (store.n_examples, store.counts["invalid"]) == (30, 1)
+        build(path, invalid="skip")
+    store = build(path, invalid="skip", max_invalid=0.1)
+    assert (store.n_examples, store.counts["invalid"]) == (30, 1)
+    aside = tmp_path / "quarantine.jsonl"
+    for _ in range(2):  # a run that starts again
+        assert quarantine([store, store], aside) == 1
         [line] = aside.read_text().split("\n")[:-1]
         assert json.loads(json.loads(line)["row"])["chosen"] == 3
         assert "a.jsonl:8" in json.loads(line)["error"]
+    other = write(tmp_path / "b.jsonl", [*rows, {"prompt": "p", "chosen": 4, "rejected": "x"}])
+    assert quarantine([build(other, invalid="skip", max_invalid=0.1)], aside) == 2
+    assert quarantine([build(write(tmp_path / "c.jsonl", rows))], tmp_path / "none.jsonl") == 0
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_what_a_template_refuses_is_of_the_wrong_form(tmp_path: Path) -> None:
@@ -188,7 +192,7 @@ def test_workers_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     options = {"invalid": "skip", "max_invalid": 0.1}
     stores = [build(path, workers=n, cache_dir=str(tmp_path / f"{n}"), **options) for n in (0, 2)]
     assert contents(stores[0]) == contents(stores[1])
-    assert BYTES.decode(stores[1].answer(19, 0)[0]) == " yes 19\n"
+    assert BYTES.decode(stores[1].answer(19, 0)[0]) == " yes 19"
 
 
 def test_an_interrupted_build_is_done_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

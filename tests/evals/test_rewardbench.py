@@ -198,7 +198,10 @@ BAD = [
     ({"prompt": "", "chosen": "b", "rejected": "c"}, "prompt: expected a text or messages, and found ''"),
     ({"prompt": "a", "chosen": 3, "rejected": "c"}, "chosen: expected a text or messages, and found 3"),
     ({"prompt": "a", "chosen": "b", "rejected": ["c", "d"]}, "expected one answer each in chosen and rejected"),
-    ({"prompt": "a", "chosen": "b", "rejected": [{"role": "user", "content": "c"}]}, "rejected: an answer begins with"),
+    (
+        {"prompt": "a", "chosen": "b", "rejected": [{"role": "user", "content": "c"}]},
+        "expected after the prompt an answer",
+    ),
     ({"prompt": "a", "chosen": "b", "rejected": "c", "num_correct": 2}, "num_correct is 2, but chosen and rejected"),
     ({"prompt": "a", "chosen": "b", "rejected": "c", "num_correct": 1, "subset": "Ties", "id": "7"}, '"ref:NUMBER"'),
     ({"prompt": "a", "chosen": ["b", "c"], "rejected": ["d"], "num_correct": 2, "subset": "Math"}, "one answer in cho"),
@@ -232,7 +235,14 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 
 def test_credit_is_shared_in_version_2_alone() -> None:
-    asked = {version: Question(version, (), (), 1, "x", "", "") for version in (1, 2)}  # type: ignore[arg-type]
+    asked = {version: Question(version, (), ((), ()), 1, "x", "", "") for version in (1, 2)}  # type: ignore[arg-type]
     assert credit(asked[1], np.float32([1, 1])) == 0
     assert credit(asked[2], np.float32([1, 1])) == 0.5
     assert credit(asked[2], np.float32([1, 2])) == 0
+
+
+def test_a_ranking_earns_the_share_of_its_pairs() -> None:
+    asked = Question(1, (), ((), (), ()), 1, "x", "", "", ranks=(0, 1, 1))
+    assert asked.pairs == [(0, 1), (0, 2)]  # the other two tie
+    assert credit(asked, np.float32([2, 1, 3])) == 0.5
+    assert credit(asked, np.float32([2, 2, 1])) == 0.5  # equal scores earn nothing

@@ -216,3 +216,58 @@ def test_attention_is_chosen_by_the_devices() -> None:
     for name in ("cudnn", "splash"):
         with pytest.raises(UserError, match="compute.attention=auto"):
             choose_attention(name, jnp.dtype("bfloat16"), 128, MESH)
+
+
+def shared_prompt() -> tuple[Tokens, Tokens]:
+    """A prompt of 6 and two answers of 4 and 5 in one row that share it; and as two rows, each a whole text."""
+    ids = tokens(7, 1)[0]
+    prompt, one, two = ids[:6], ids[6:10], ids[10:15]
+    pad = lambda xs, n=0: jnp.pad(jnp.asarray(xs), (0, T - len(xs)), constant_values=n)[None]
+    segments = pad([1] * 6 + [2] * 4 + [3] * 5)
+    positions = pad([*range(6), *range(6, 10), *range(6, 11)])
+    parents = pad([0] * 6 + [1] * 9)
+    targets, weights = pad(ids[::-1][:15]), pad([0.0] * 6 + [1.0] * 9)
+    row = Tokens(pad(ids[:15]), targets, weights, segments, positions, parents)
+    rows = []
+    for answer, here in ((one, slice(6, 10)), (two, slice(10, 15))):
+        text = jnp.concatenate([prompt, answer])
+        goals = jnp.concatenate([jnp.zeros(6, jnp.int32), targets[0, here]])
+        ones = [1] * len(text)
+        rows.append(Tokens(pad(text), pad(goals), pad([0.0] * 6 + ones[6:]), pad(ones), pad(jnp.arange(len(text)))))
+    return row, jax.tree.map(lambda *xs: jnp.concatenate(xs), *rows)
+
+
+def test_answers_that_share_a_prompt_equal_rows_of_their_own(params: dict) -> None:
+    row, rows = shared_prompt()
+    policy, reward = (build_model(CONFIG, ComputeConfig(), MESH, head) for head in ("lm", "scalar+safety"))
+    heads = {name: jax.random.normal(jax.random.key(i), (32, 1)) for i, name in enumerate(("score", "safety"))}
+    shared, own = (jax.jit(policy.token_scores)(params, each).logp_BT for each in (row, rows))
+    np.testing.assert_allclose(shared[0, 6:10], own[0, 6:10], atol=1e-6)
+    np.testing.assert_allclose(shared[0, 10:15], own[1, 6:11], atol=1e-6)
+    assert (shared[0, :6] == 0).all()  # nobody trains the prompt, nor is it unembedded
+    assert (shared[0, 15:] == 0).all()
+    blind = dataclasses.replace(row, parents_BT=jnp.zeros_like(row.segments_BT))
+    alone = jax.jit(policy.token_scores)(params, blind).logp_BT
+    assert np.abs(alone[0, 6:15] - shared[0, 6:15]).max() > 1e-3  # what is shared is seen
+    for name in heads:
+        shared, own = (jax.jit(reward.values)(params | heads, each)[name] for each in (row, rows))
+        np.testing.assert_allclose(shared[0, :10], own[0, :10], atol=2e-6)
+        np.testing.assert_allclose(shared[0, 10:15], own[1, 6:11], atol=2e-6)
+
+
+def test_positions_that_nobody_trains_cost_and_change_nothing(params: dict) -> None:
+    """Their scores are 0 and no gradient comes through them; those of the others are what they were."""
+    model, batch = build_model(CONFIG, ComputeConfig(loss_chunks=3), MESH), plain_rows(tokens(8))
+    some = dataclasses.replace(batch, weights_BT=batch.weights_BT.at[0, 5:].set(0).at[1, ::2].set(0))
+    trained = np.asarray(some.weights_BT) > 0
+
+    def scores(p: dict, rows: Tokens) -> tuple[jax.Array, jax.Array]:
+        logp_BT = model.token_scores(p, rows).logp_BT
+        return logp_BT.sum(), logp_BT
+
+    grad_of = jax.jit(jax.grad(scores, has_aux=True))
+    (grads, logp_BT), (_, all_BT) = grad_of(params, some), grad_of(params, batch)
+    np.testing.assert_allclose(logp_BT[trained], all_BT[trained], atol=1e-6)
+    assert (logp_BT[~trained] == 0).all()
+    masked = jax.jit(jax.grad(lambda p: (model.token_scores(p, batch).logp_BT * some.weights_BT).sum()))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, masked)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from jaxrl_llm.saved import find_model
 from tests.launcher import finish, jaxrl, rows, start, write_config
+from tests.tiny import Runs, column, train
 
 
 def free_port() -> int:
@@ -35,6 +37,27 @@ def test_two_processes_equal_one_and_each_opens_what_the_other_saved(tmp_path: P
     assert rows(tmp_path / "two", "validation")[-1]["loss"] == pytest.approx(
         rows(tmp_path / "one", "validation")[-1]["loss"], rel=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["reward", "dpo_cached"])
+def test_two_processes_judge_answers_as_one_does(runs: Runs, tmp_path: Path, name: str) -> None:
+    """They compute the reference and the scores together; none waits for what another does alone."""
+    args = ["mesh.data=2", "mesh.fsdp=4", "training.steps=3"]
+    config = runs.config(name, tmp_path / "two.yaml")
+    on_two_processes("train", str(config), *args, f"data.cache_dir={tmp_path / 'cache'}")
+    one = train(runs.config(name, tmp_path / "one.yaml"), *args, devices=8)
+    for metric, split in (
+        ("loss", "train"),
+        ("grad_norm", "train"),
+        ("loss", "validation"),
+        ("accuracy", "validation"),
+    ):
+        ours, theirs = (column(run, metric, split) for run in (tmp_path / "two", one))
+        assert ours == pytest.approx(theirs, rel=1e-4 if metric == "grad_norm" else 1e-5)
+    ours, theirs = (find_model(run).card.score for run in (tmp_path / "two", one))
+    assert (ours is None) == (name != "reward")
+    if ours is not None:
+        assert ours.std == pytest.approx(theirs.std, rel=1e-4)
 
 
 def test_variables_that_do_not_fit_are_refused(tmp_path: Path) -> None:

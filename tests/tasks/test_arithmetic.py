@@ -1,18 +1,22 @@
-"""Word problems: their equations are true, their splits share no numbers, and the grader reads the last number."""
+"""Word problems: their equations are true, their splits share no numbers, and their authors slip where they should."""
 
 import itertools
-import json
 import re
-from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from jaxrl_llm.tasks.arithmetic import LARGEST, Problem, grade, problems
+from jaxrl_llm.tasks import build_task
+from jaxrl_llm.tasks.arithmetic import LARGEST, ArithmeticConfig, pair_rows, problems, sft_rows, split_of, uncarried
+from jaxrl_llm.tasks.equations import check, evaluate
+from jaxrl_llm.tasks.numbers import final_number
+from jaxrl_llm.tasks.task import Example, grade_number
 
 LEVELS = [1, 2, 3]
 
 
-def operands(problem: Problem) -> tuple[int, ...]:
+def operands(problem: Example) -> tuple[int, ...]:
     """The numbers of a problem's question, sorted: those of its equations that are no result."""
     equations = re.findall(r"<<(\d+)[-+*](\d+)=\d+>>", problem.answer)
     return tuple(sorted([int(equations[0][0]), *(int(right) for _, right in equations)]))
@@ -59,43 +63,108 @@ def test_problems_are_of_many_kinds() -> None:
     assert {re.findall(r"<<\d+([-+*])", problem.answer)[0] for problem in several} == {"+", "-", "*"}
 
 
+def test_sizes_and_difficulties_are_settable() -> None:
+    for example in problems(200, seed=0, difficulty=2, largest=40):
+        assert max(map(int, re.findall(r"\d+", example.question + example.answer))) <= 40
+    large = list(problems(200, seed=0, largest=5000))
+    assert max(int(number) for example in large for number in re.findall(r"\d+", example.question)) > 1000
+    assert {example.answer.count("<<") for example in problems(100, seed=0, difficulty=(2, 4))} == {2, 3, 4}
+
+
 @pytest.mark.parametrize(
-    ("completion", "score"),
+    ("settings", "said"),
     [
-        ("#### 1234", 1.0),
-        ("so it is <<1+1233=1234>>1234.\n#### 1,234", 1.0),
-        ("####1234\n\nQuestion: another", 1.0),
-        ("#### $1,234.00 apples", 1.0),
-        ("#### 1234.", 1.0),
-        ("#### 7\nno:\n#### 1234", 1.0),
-        ("#### 1234\nno:\n#### 7", 0.0),
-        ("#### 1234\n####", 0.0),
-        ("1234", 0.0),
-        ("### 1234", 0.0),
-        ("#### -1234", 0.0),
-        ("#### 1234.5", 0.0),
-        ("#### 12345", 0.0),
-        ("#### 12,34", 0.0),
-        ("#### 1 234", 0.0),
-        ("#### the number is 1234", 0.0),
-        ("#### " + "9" * 10_000, 0.0),
-        ("#### ١٢٣٤", 0.0),
-        ("", 0.0),
+        ({"difficulty": 0}, "greater than or equal to 1"),
+        ({"difficulty": 9}, "less than or equal to 8"),
+        ({"difficulty": (3, 1)}, r"not \[3, 1\]"),
+        ({"difficulty": (0, 2)}, r"not \[0, 2\]"),
+        ({"difficulty": (1, 9)}, r"not \[1, 9\]"),
+        ({"largest": 10}, "greater than or equal to 20"),
     ],
 )
-def test_grade(completion: str, score: float) -> None:
-    assert grade(completion, Problem("", "", 1234)) == score
+def test_settings_that_make_no_problems_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ArithmeticConfig(**settings)
 
 
-def test_every_answer_is_graded_right_and_anothers_wrong() -> None:
-    several = list(problems(200, seed=0, difficulty=2))
-    assert all(grade(problem.answer, problem) == 1.0 for problem in several)
-    assert all(grade(a.answer, b) == float(a.value == b.value) for a, b in itertools.pairwise(several))
+def test_the_task_hands_out_what_its_config_says() -> None:
+    task = build_task(ArithmeticConfig(difficulty=(1, 2), largest=50))
+    examples = task.examples("test", 50, 3)
+    assert examples == list(problems(50, 3, "test", (1, 2), 50)) == task.examples("test", 60, 3)[:50]
+    assert examples != task.examples("test", 50, 4)
+    assert (task.name, task.size("train"), task.size("test")) == ("arithmetic", None, None)
+    assert examples[7].origin == "arithmetic test problem 7 of seed 3"
+    assert examples[7].prompt == ({"role": "user", "content": examples[7].question},)
+    assert examples[7].text == f"Question: {examples[7].question}\nAnswer:"
+    assert all(task.grade(example.answer, example) == 1.0 for example in examples)
+    assert all(task.grade(a.answer, b) == float(a.value == b.value) for a, b in itertools.pairwise(examples))
+    assert task.parse(examples[7].answer) == examples[7].value
 
 
-def test_gsm8k_answers_are_read(shared_data: Path) -> None:
-    for line in (shared_data / "gsm8k" / "test_first_half.jsonl").read_text().splitlines()[:200]:
-        answer = json.loads(line)["answer"]
-        value = int(answer.rsplit("#### ", 1)[1].replace(",", ""))
-        assert grade(answer, Problem("", "", value)) == 1.0
-        assert grade(answer, Problem("", "", value + 1)) == 0.0
+@pytest.mark.parametrize(
+    ("total", "operator", "operand", "result"),
+    [
+        (18, "+", 25, 33),
+        (95, "+", 108, 193),
+        (60, "+", 58, 118),  # the first column, in full
+        (52, "-", 17, 45),
+        (103, "-", 5, 108),
+        (57, "-", 13, 44),
+        (18, "*", 3, 34),
+        (12, "*", 9, 98),
+        (7, "*", 8, 56),
+        (12, "*", 12, 144),
+        (3, "-", 12, -9),  # below zero: right
+        (-8, "+", 19, 11),
+    ],
+)
+def test_sums_without_carries(total: int, operator: str, operand: int, result: int) -> None:
+    assert uncarried(total, operator, operand) == result
+
+
+def test_an_author_who_forgets_carries_writes_answers_that_parse_and_are_wrong_for_that_alone() -> None:
+    right, forgetful = list(problems(500, 0, "train", 2)), list(problems(500, 0, "train", 2, forgets=1.0))
+    assert [(each.question, each.value) for each in right] == [(each.question, each.value) for each in forgetful]
+    for example, worked in zip(right, forgetful, strict=True):
+        sums = re.findall(r"<<(-?\d+)([-+*])(\d+)=(-?\d+)>>", worked.answer)
+        assert [uncarried(int(a), operator, int(b)) for a, operator, b, _ in sums] == [int(each[3]) for each in sums]
+        assert worked.answer.endswith(f"\n#### {sums[-1][3]}")
+        assert all(each.right for each in check(worked.answer)) == (worked.answer == example.answer)
+    accuracy = sum(grade_number(worked.answer, worked) for worked in forgetful) / 500
+    assert 0.40 < accuracy < 0.50  # the 45 % of the docstring
+
+    def wrong(forgets: float) -> int:
+        return sum(
+            not sum_.right for each in problems(500, 0, "train", 2, forgets=forgets) for sum_ in check(each.answer)
+        )
+
+    assert 0.5 < wrong(0.6) / wrong(1.0) < 0.7
+
+
+def test_rows_for_fine_tuning_are_the_problems() -> None:
+    wanted = [
+        {"prompt": each.question, "completion": each.answer} for each in problems(20, 1, "train", (1, 3), 300, 0.6)
+    ]
+    assert list(sft_rows(20, 1, "train", (1, 3), 300, 0.6)) == wanted
+
+
+def test_the_rejected_answer_of_a_pair_has_one_wrong_sum_and_ends_wrong() -> None:
+    off = set()
+    for row in pair_rows(500, seed=0, difficulty=(1, 3)):
+        chosen, rejected = check(row["chosen"]), check(row["rejected"])
+        assert len(chosen) == len(rejected)
+        assert all(each.right for each in chosen)
+        assert sum(not each.right for each in rejected) == 1
+        assert final_number(row["chosen"]) != final_number(row["rejected"])
+        assert re.sub(r"-?\d+", "_", row["chosen"]) == re.sub(r"-?\d+", "_", row["rejected"]).replace("--", "-")
+        assert split_of(tuple(map(int, re.findall(r"\d+", row["prompt"])))) == "train"
+        said = next(each.text for each in rejected if not each.right)
+        left, _, result = said.rpartition("=")
+        off.add(int(result) - int(evaluate(left)))
+    assert {-10, -1, 1, 10} < off
+
+
+def test_pairs_are_the_same_for_the_same_seed_and_of_their_split() -> None:
+    assert list(pair_rows(20, seed=3)) == list(pair_rows(20, seed=3)) != list(pair_rows(20, seed=4))
+    for row in pair_rows(20, seed=3, split="test"):
+        assert split_of(tuple(map(int, re.findall(r"\d+", row["prompt"])))) == "test"

@@ -112,8 +112,29 @@ def test_the_line(clock: Clock) -> None:
     assert out.getvalue().splitlines() == [
         "step 1,200/2,000  loss  1.6231  grad  0.41  lr 2.10e-03  42.1k tok/s    1.20 TFLOP/s ( 0.2 % of peak)"
         "  mem  1.2 GiB  data  0.3 ms  ETA 0:01:20",
-        "eval 1,200/2,000  validation  loss 1.5000  perplexity 4.48  bits/byte 2.1640",
+        "eval 1,200/2,000  validation  loss  1.5000  perplexity  4.48  bits/byte 2.1640",
         "saved",
+    ]
+
+
+def test_what_an_algorithm_measures_stands_after_its_loss(clock: Clock) -> None:
+    sut, out = console(clock)
+    sut.log(10, {"loss": 2.5, "trained_fraction": 0.388, "grad_norm": 1.0})
+    sut.log(20, {"loss": 0.7, "margin": -0.0214, "accuracy": 0.535, "score_mean": 0.1, "grad_norm": 1.0})
+    sut.log(
+        30, {"loss": 0.5, "rewards/accuracies": 1.0, "rewards/margins": 12.5, "rewards/chosen": 1, "grad_norm": 1.0}
+    )
+    interval = {"accuracy_low": 0.466, "accuracy_high": 0.6027}
+    sut.eval(
+        30, "validation", {"loss": 0.5, "rewards/accuracies": 0.535, "accuracy": 0.535, "margin": 0.05, **interval}
+    )
+    sut.eval(40, "validation", {"loss": 0.5, "rewards/accuracies": 0.0, "rewards/margins": -0.1})
+    assert [line.rpartition("  ETA")[0] or line for line in out.getvalue().splitlines()] == [
+        "step    10/2,000  loss  2.5000  trained  38.8 %  grad  1.00",
+        "step    20/2,000  loss  0.7000  accuracy  53.5 %  margin  -0.021  grad  1.00",
+        "step    30/2,000  loss  0.5000  accuracy 100.0 %  margin +12.500  grad  1.00",
+        "eval    30/2,000  validation  loss  0.5000  accuracy  53.5 % (46.6 to 60.3)  margin  +0.050",
+        "eval    40/2,000  validation  loss  0.5000  accuracy   0.0 %  margin  -0.100",
     ]
 
 
@@ -188,10 +209,12 @@ def test_a_terminal_has_a_bar_and_lines_that_do_not_wrap(clock: Clock, monkeypat
     with sut:
         sut.advance(1300)
         sut.log(1300, ROW)
+        sut.log(1400, {"loss": 0.7, "accuracy": 0.535, "margin": -0.0214, "grad_norm": 1.0, "lr": 1e-4, "tflops": 1.0})
     seen = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", out.getvalue())
     lines = re.split(r"[\r\n]+", seen)
     assert "step 1,300/2,000  loss  1.6231  grad  0.41  lr 2.10e-03  42.1k tok/s" in lines
     assert all(len(line) <= 80 for line in lines)
+    assert "step 1,400/2,000  loss  0.7000  accuracy  53.5 %  margin  -0.021  grad  1.00" in lines
     bars = [line for line in lines if "━" in line]
     assert "1,000/2,000" in bars[0]
     assert "1,300/2,000" in bars[-1]

@@ -19,7 +19,7 @@ from jaxrl_llm.types import Algo, Mean, TrainState
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
 
-def toy(weights: dict[str, float]) -> Algo:
+def toy(weights: dict[str, float], sparse: frozenset[str] = frozenset()) -> Algo:
     """Two means of unequal counts over scalars: (a·x)² over all rows, (b·x) over the rows that are marked."""
 
     def loss(params: Any, batch: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
@@ -28,7 +28,7 @@ def toy(weights: dict[str, float]) -> Algo:
         marked = Mean(jnp.sum(w["b"] * batch["x"] * batch["mark"]), jnp.sum(batch["mark"]))
         return {"square": square, "marked": marked}, {"marked": marked}
 
-    return Algo(consumes=dict, trained={"policy": "lm"}, weights=weights, loss=loss)
+    return Algo(consumes=dict, trained={"policy": "lm"}, weights=weights, loss=loss, sparse=sparse)
 
 
 def state(params: dict, fixed: dict, tx: Any) -> TrainState:
@@ -36,11 +36,13 @@ def state(params: dict, fixed: dict, tx: Any) -> TrainState:
     return TrainState(step=jnp.int32(0), params=params, fixed=fixed, opt_state=tx.init(params))
 
 
-def run(weights: dict[str, float], params: dict, fixed: dict, batch: dict) -> tuple[TrainState, dict, TrainState]:
+def run(
+    weights: dict[str, float], params: dict, fixed: dict, batch: dict, sparse: frozenset[str] = frozenset()
+) -> tuple[TrainState, dict, TrainState]:
     tx = optax.with_extra_args_support(optax.scale(-1.0))  # an update is minus the gradient
     before = state(params, fixed, tx)
     shardings = jax.tree.map(lambda _: ONE, before)
-    step = make_step(toy(weights), tx, lambda t: jnp.float32(0.5), shardings)
+    step = make_step(toy(weights, sparse), tx, lambda t: jnp.float32(0.5), shardings)
     after, metrics = step(before, jax.tree.map(jnp.asarray, batch))
     return after, jax.device_get(metrics), before
 
@@ -81,6 +83,16 @@ def test_nothing_to_learn_is_an_error_and_not_a_loss_of_zero() -> None:
     _, metrics, _ = run({"square": 1.0, "marked": 1.0}, {"policy": {"a": 3.0, "b": 5.0}}, {}, batch)
     with pytest.raises(UserError, match="nothing to learn for marked"):
         check_finite(7, metrics)
+
+
+def test_a_sparse_term_may_have_nothing_and_then_no_mean_either() -> None:
+    batch = {**BATCH, "mark": np.zeros((2, 2), np.float32)}
+    params = {"policy": {"a": 3.0, "b": 5.0}}
+    after, metrics, _ = run({"square": 1.0, "marked": 1.0}, params, {}, batch, frozenset({"marked"}))
+    check_finite(7, metrics)
+    assert math.isnan(metrics["marked"])
+    assert metrics["loss"] == pytest.approx(7.5 * 9)
+    assert float(after.params["policy"]["b"]) == 5.0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -16,6 +16,7 @@ from jaxrl_llm.models.hf import write_model
 from jaxrl_llm.models.llama import LlamaConfig, llama_specs
 from jaxrl_llm.parallel.specs import map_specs
 from jaxrl_llm.types import Head
+from tests.tiny import Runs
 
 MODEL = LlamaConfig(vocab_size=264, context=96, d_model=32, d_ff=48, n_layers=1, n_heads=4, n_kv_heads=2)
 NAMES = ("natural", "adversarial_manual")
@@ -162,6 +163,63 @@ def test_version_2_with_ties(reward: Path, tmp_path: Path, capsys: pytest.Captur
     assert figures["subsets"]["Ties"]["accuracy"] == pytest.approx(score, abs=1e-4)
     assert rows[2]["credit"] is None
     assert any(line.split()[1:3] == ["Ties", "│"] for line in shown.splitlines())
+
+
+def test_own_preferences(reward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows as one trains on, of the last of which the share in order is the accuracy, with its interval."""
+
+    def dialogue(question: str, answer: str) -> str:
+        return f"\n\nHuman: {question}\n\nAssistant: {answer}"
+
+    hh = [{"chosen": dialogue(f"Who is {i}?", "Nobody"), "rejected": dialogue(f"Who is {i}?", "I")} for i in range(6)]
+    hh[5]["rejected"] = hh[5]["chosen"]
+    ranked = {"prompt": "Name a river.", "answers": ["Po", "Ob", "Cat"], "ranks": [1, 1, 0], "subset": "rivers"}
+    mixed = [
+        {"prompt": "2+2?", "chosen": "4", "rejected": "5", "system": "Be brief.", "margin": 1.0},
+        {"instruction": "Add.", "input": "2+2", "chosen": "4", "rejected": "5"},
+        {
+            "conversations": [{"from": "human", "value": "2+2?"}],
+            "chosen": {"from": "gpt", "value": "4"},
+            "rejected": "5",
+        },
+        ranked,
+        ranked | {"ranks": [0, 0, 0]},
+    ]
+    for name, rows in {"hh.test": hh, "mixed": mixed}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = [str(tmp_path / "hh.test.jsonl"), str(tmp_path / "mixed.jsonl")]
+    figures, rows = evaluate(tmp_path / "out", reward, "rewardbench", files, "--holdout-rows", "5")
+    shown = capsys.readouterr().out
+    assert f"Preferences: {reward}" in shown
+    assert "Only the last 5 rows of each file were read." in shown
+    assert "2 rows ask nothing, their answers being alike or of equal rank." in shown
+    assert "1 questions are rankings" in shown
+    assert {name: x["questions"] for name, x in figures["subsets"].items()} == {"hh": 4, "mixed": 3, "rivers": 1}
+    right = [row["scores"][0] > row["scores"][1] for row in rows if row["subset"] == "hh"]
+    assert [row["origin"].rpartition(":")[2] for row in rows[:4]] == ["2", "3", "4", "5"]
+    assert figures["subsets"]["hh"]["accuracy"] == np.mean(right)
+    cat, *others = rows[-1]["scores"]
+    assert figures["subsets"]["rivers"]["accuracy"] == np.mean([cat > other for other in others])
+    assert figures["overall"] is None
+    assert figures["sections"]["other"]["questions"] == 8
+    assert rows[4]["scores"] != rows[6]["scores"]  # of the same answers, after a system message
+    bench = ("--suite", "rewardbench", "--data", files[0])
+    assert "has 6 rows, fewer than --holdout-rows 7" in refused(capsys, reward, *bench, "--holdout-rows", "7")
+    assert "--holdout-rows must be at least 1" in refused(capsys, reward, *bench, "--holdout-rows", "0")
+    assert "in no row is one answer better" in refused(capsys, reward, *bench, "--holdout-rows", "1")
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"chosen": "a", "rejected": "b"}))
+    bench = ("--suite", "rewardbench", "--data", str(tmp_path / "bad.jsonl"))
+    assert "bad.jsonl:1: a row of the format hh: `chosen`: expected a dialogue" in refused(capsys, reward, *bench)
+
+
+def test_the_held_out_rows_of_a_run(runs: Runs, tmp_path: Path) -> None:
+    """The accuracy that the run logged of them is what is found for them."""
+    run = runs("ranked")
+    opened_rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = next(row["accuracy"] for row in opened_rows if row["split"] == "validation")
+    data = [str(run.parent / "ranked.jsonl")]
+    figures, _ = evaluate(tmp_path / "out", run, "rewardbench", data, "--holdout-rows", "12", "--max-length", "64")
+    assert figures["sections"]["other"]["accuracy"] == pytest.approx(logged)
 
 
 def test_perplexity_by_domain(policy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

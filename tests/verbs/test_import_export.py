@@ -9,8 +9,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxrl_llm
+from jaxrl_llm.begin import begin
 from jaxrl_llm.cli import main
+from jaxrl_llm.config import load
+from jaxrl_llm.data.chat import BUNDLED, find_template
 from jaxrl_llm.data.tokenizers import BytesTokenizer, save_tokenizer
+from jaxrl_llm.evals.score import tokenize_answer
 from jaxrl_llm.models.hf import write_model
 from jaxrl_llm.models.llama import LlamaConfig, llama_specs
 from jaxrl_llm.parallel.specs import map_specs
@@ -18,6 +22,7 @@ from jaxrl_llm.rollout.sampler import Sampler
 from jaxrl_llm.rollout.sampling import SamplingConfig
 from jaxrl_llm.saved import find_model, open_model
 from jaxrl_llm.types import Head, ScoreScale
+from tests.tiny import Runs, train
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "hf.npz"
 MODEL = LlamaConfig(vocab_size=264, context=48, d_model=32, d_ff=48, n_layers=2, n_heads=4, n_kv_heads=2)
@@ -107,7 +112,7 @@ def test_training_starts_from_a_hugging_face_directory(
     )
     assert "has no optimizer state" in refused(capsys, "train", config, f"workdir={tmp_path}/b", "init_optimizer=true")
     reward = make(tmp_path / "reward", "scalar")
-    assert "holds reward (scalar); algo.kind=pretrain trains policy (lm)" in refused(
+    assert "holds reward (scalar); this run trains policy (lm)" in refused(
         capsys, "train", config, f"workdir={tmp_path}/b", f"init_from={reward}"
     )
     assert not (tmp_path / "b").exists()
@@ -191,6 +196,107 @@ def test_nothing_is_overwritten(source: Path, tmp_path: Path, capsys: pytest.Cap
     assert len(list(tmp_path.iterdir())) == 2
     for size in ("5XB", "0", "-1GB", "GB"):
         assert "--max-shard-size" in refused(capsys, "export", source, tmp_path / "out", f"--max-shard-size={size}")
+
+
+@pytest.fixture(scope="module")
+def base(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pretrained model as a Hugging Face directory."""
+    out = tmp_path_factory.mktemp("base") / "hf"
+    assert main(["export", str(runs("pretrain")), str(out)]) == 0
+    return out
+
+
+def test_adapters_go_out_alone_or_added_in(
+    runs: Runs, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the template that they were trained with, which is not the one that fits the tokenizer best."""
+    config = runs.config("sft_lora", tmp_path / "lora.yaml", init_from=str(base))
+    run, whole, adapter = train(config, "data.template=chatml"), tmp_path / "whole", tmp_path / "adapter"
+    assert main(["export", str(run), str(whole)]) == 0
+    assert main(["export", str(run), str(adapter), "--adapter"]) == 0
+    assert "note" not in capsys.readouterr().out
+    assert not same_tensors(whole, base)
+    said = json.loads((adapter / "adapter_config.json").read_text())
+    assert (said["base_model_name_or_path"], said["task_type"], said["r"]) == (str(base), "CAUSAL_LM", 4)
+    ours, *theirs = (open_model(path) for path in (run, whole, adapter))
+    for each in theirs:
+        jax.tree.map(np.testing.assert_array_equal, ours.params, each.params)
+        assert each.tokenizer.chat_template == find_template(ours.tokenizer).source == BUNDLED["chatml"].read_text()
+        assert each.tokenizer.stop_ids == ours.tokenizer.stop_ids
+    assert find_model(adapter).config.init_from == str(base)
+    assert find_model(adapter).fingerprint() != find_model(base).fingerprint()
+
+    onward = begin(load(runs.config("sft", tmp_path / "onward.yaml", init_from=str(adapter))))
+    jax.tree.map(np.testing.assert_array_equal, ours.params, onward.weights(ours.mesh)["policy"])
+    assert "has no adapters of its own" in refused(capsys, "export", adapter, tmp_path / "b", "--adapter")
+
+    def edited(**more: object) -> str:
+        (adapter / "adapter_config.json").write_text(json.dumps(said | more))
+        return refused(capsys, "generate", adapter)
+
+    assert "names the base model 'meta/llama', which is no directory here" in edited(
+        base_model_name_or_path="meta/llama"
+    )
+    assert "write there, as base_model_name_or_path," in edited(base_model_name_or_path=None)
+    assert "names another adapter" in edited(base_model_name_or_path=str(adapter))
+    assert "there is no run" in edited(base_model_name_or_path=str(tmp_path))
+    assert "use_dora=True is not supported" in edited(use_dora=True)
+    base.rename(adapter / "beside")  # it is found from the adapter too
+    try:
+        (adapter / "adapter_config.json").write_text(json.dumps(said | {"base_model_name_or_path": "beside"}))
+        assert find_model(adapter).config.init_from == str(adapter / "beside")
+    finally:
+        (adapter / "beside").rename(base)
+
+
+def test_a_reward_model_with_adapters(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its base is a run, and has no head for scores: that is in the adapter."""
+    config = runs.config("ranked", tmp_path / "reward.yaml")
+    run, out = train(config, "trainable.kind=lora", "trainable.rank=2"), tmp_path / "out"
+    assert main(["export", str(run), str(out), "--adapter"]) == 0
+    printed = capsys.readouterr().out
+    assert "is a run, which PEFT cannot open" in printed
+    assert "how the scores lie (bias, mean, std) has no place in an adapter" in printed
+    ours, theirs = jaxrl_llm.load(run), jaxrl_llm.load(out)
+    assert (theirs.head, theirs.card.score) == ("scalar", None)
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    said = json.loads((out / "adapter_config.json").read_text())
+    wrong = said | {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(make(tmp_path / "judge", "scalar"))}
+    (out / "adapter_config.json").write_text(json.dumps(wrong))
+    assert "the adapter is of a language model, and its base" in refused(capsys, "export", out, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+
+
+def test_scores_of_a_reward_model(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the bias, the answers that were preferred score 0 on average; without the safety head, the same."""
+    run = runs("reward")
+    judge = jaxrl_llm.load(run)
+    assert (judge.head, judge.card.score is None) == ("scalar+safety", False)
+    examples = [json.loads(line) for line in Path(judge.config.data.path).read_text().splitlines()[:16]]  # type: ignore[arg-type]
+    template = find_template(judge.tokenizer)
+    texts = [
+        tokenize_answer(
+            ({"role": "user", "content": row["prompt"]},),
+            ({"role": "assistant", "content": row["chosen"]},),
+            judge.tokenizer,
+            template,
+        ).ids
+        for row in examples
+    ]
+    tokens_BT = np.asarray([[*ids, *[0] * (64 - len(ids))] for ids in texts], np.int32)
+    lengths_B = np.asarray([len(ids) for ids in texts], np.int32)
+    scores = np.asarray(judge.model.score(judge.params, tokens_BT, lengths_B))
+    scale = judge.card.score
+    assert scale is not None
+    assert abs(scores.mean()) > 1e-3  # or there is nothing to take off
+    assert np.mean(scores + scale.bias) == pytest.approx(0, abs=1e-5)
+    assert scores.std() == pytest.approx(scale.std, rel=1e-4)
+
+    assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    assert "note: the safety head is left out" in capsys.readouterr().out
+    again = jaxrl_llm.load(tmp_path / "out")
+    assert (again.head, again.card.score) == ("scalar", scale)
+    np.testing.assert_allclose(again.model.score(again.params, tokens_BT, lengths_B), scores, atol=1e-5)
 
 
 def test_stories260k(shared_data: Path, tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ peft     LoRA adapters in PEFT's format, in and out
 """
 
 from jaxrl_llm.models.hf.configs import Description, describe, is_huggingface
-from jaxrl_llm.models.hf.peft import describe_adapter, read_adapter, write_adapter
+from jaxrl_llm.models.hf.peft import base_model, describe_adapter, is_adapter, read_adapter, write_adapter
 from jaxrl_llm.models.hf.read import read_weights
 from jaxrl_llm.models.hf.write import write_model
 
 __all__ = [
     "Description",
+    "base_model",
     "describe",
     "describe_adapter",
+    "is_adapter",
     "is_huggingface",
     "read_adapter",
     "read_weights",

@@ -21,7 +21,7 @@ from jaxrl_llm.models.hf.read import Tensor, load_places, refuse_others, tensors
 from jaxrl_llm.models.hf.write import Dtype, tensors_of, write_json, write_shard
 from jaxrl_llm.models.lora import TARGETS, LoraConfig
 from jaxrl_llm.parallel.specs import shardings
-from jaxrl_llm.types import Json, Params
+from jaxrl_llm.types import Head, Json, Params
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
@@ -61,6 +61,34 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 )
 
 
+def is_adapter(directory: Path) -> bool:
+    """Whether this is a directory of PEFT's."""
+    return (directory / CONFIG).is_file()
+
+
+def base_model(directory: Path) -> tuple[Path, Head]:
+    """The directory of the model that an adapter was trained on, and the head of the two together.
+
+    A path that is not absolute is seen from here, as PEFT does, or else from the adapter.
+
+    Raises:
+        UserError: the adapter names none that is on this machine.
+    """
+    raw, path = _read_config(directory), directory / CONFIG
+    name = raw.get("base_model_name_or_path")
+    head: Head = "scalar" if raw.get("task_type") == "SEQ_CLS" else "lm"
+    for base in (Path(name), directory / name) if isinstance(name, str) and name else ():
+        if is_adapter(base):
+            raise UserError(f"{path} names another adapter, {name}\n  mend: `export` that one, which adds it in")
+        if base.is_dir():
+            return base, head
+    said = f"the base model {name!r:.200}, which is no directory here" if name else "no base model"
+    raise UserError(
+        f"{path} names {said}\n  mend: write there, as base_model_name_or_path, the directory of the model that the "
+        "adapter was trained on\n        (`hf download NAME --local-dir DIR` fetches one)"
+    )
+
+
 def describe_adapter(directory: Path) -> LoraConfig:
     """The config of the adapter that a directory holds, with `adapter` naming it; of the weights, names are read alone.
 
@@ -94,12 +122,8 @@ def describe_adapter(directory: Path) -> LoraConfig:
         raise UserError(f"{path}: {found}") from error
 
 
-def read_adapter(directory: Path, lora: LoraConfig, specs: Params, mesh: Mesh) -> Params:
-    """An adapter as the trained weights of `specs` (a Trainable's), float32, sharded over the mesh.
-
-    Raises:
-        UserError: the directory holds none, or another than `lora` and `specs` say.
-    """
+def refuse_other_adapter(directory: Path, lora: LoraConfig) -> None:
+    """A UserError where a directory holds no adapter, or another than `lora` says."""
     found = describe_adapter(directory)
     differs = [
         f"trainable.{key}={shown}"
@@ -112,6 +136,15 @@ def read_adapter(directory: Path, lora: LoraConfig, specs: Params, mesh: Mesh) -
     ]
     if differs:
         raise UserError(f"{directory}: is an adapter of another kind than the config's\n  mend: {' '.join(differs)}")
+
+
+def read_adapter(directory: Path, lora: LoraConfig, specs: Params, mesh: Mesh) -> Params:
+    """An adapter as the trained weights of `specs` (a Trainable's), float32, sharded over the mesh.
+
+    Raises:
+        UserError: the directory holds none, or another than `lora` and `specs` say.
+    """
+    refuse_other_adapter(directory, lora)
     tensors, wanted = _tensors(directory), places(specs, ADAPTER_NAMES)
     refuse_others(directory, CONFIG, tensors, jax.tree.leaves(wanted, is_leaf=is_place))
     return load_places(tensors, wanted, shardings(specs, mesh))
@@ -152,8 +185,10 @@ def write_adapter(
 
 
 def _read_config(directory: Path) -> Json:
-    if not (directory / CONFIG).is_file():
-        raise UserError(f"{directory}: has no {CONFIG}, so it is no adapter of PEFT's")
+    if not is_adapter(directory):
+        raise UserError(
+            f"{directory}: has no {CONFIG}, so it is no adapter of PEFT's\n  mend: name a directory that has one"
+        )
     return read_json(directory / CONFIG)
 
 

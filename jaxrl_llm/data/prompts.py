@@ -1,0 +1,80 @@
+"""Prompts that a model answers: text that it goes on with, or conversations in which it is the assistant's turn.
+
+{"prompt": "Once upon a time"}
+{"prompt": [{"role": "user", "content": "2+2?"}]}
+{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "2+2?"}]}
+{"instruction": "Add.", "input": "2+2"}
+
+The columns are those of `row_formats`.  A `prompt` that is a string is text, but with a `system` beside it; all else is
+a conversation.  Columns besides the prompt (an answer, say) are not read.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxrl_llm.data.config import ExamplesConfig
+from jaxrl_llm.data.examples import Message
+from jaxrl_llm.data.read_examples import ENDINGS, inputs_of
+from jaxrl_llm.data.records import parse_row, read_records
+from jaxrl_llm.data.row_parts import prompt_of
+from jaxrl_llm.errors import UserError
+
+Prompt = str | tuple[Message, ...]
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """The prompts of a file, in order: of rows (.jsonl, .json, .parquet, ...), or of any other file a line each.
+
+    Raises:
+        UserError: it is missing, empty or no text, or a row is no prompt; with file:line.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: cannot be read: no such file")
+    if path.name.endswith(tuple(ENDINGS)):
+        records = (record for item in inputs_of(ExamplesConfig(path=str(path))) for record in read_records(item))
+        prompts = [_of_row(parse_row(record), record.origin) for record in records]
+    else:
+        try:
+            prompts = [*path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot be read: {error}") from error
+    if prompts in ([], [""]):
+        raise UserError(f"{path}: there is no prompt in it")
+    return prompts
+
+
+def as_conversations(prompts: Iterable[Prompt], system: str | None = None) -> list[tuple[Message, ...]]:
+    """Prompts that are text as what a user says; `system` is said first in those that have no such message."""
+    found = []
+    for prompt in prompts:
+        messages = ({"role": "user", "content": prompt},) if isinstance(prompt, str) else prompt
+        if system is not None and messages[0]["role"] != "system":
+            messages = ({"role": "system", "content": system}, *messages)
+        found.append(messages)
+    return found
+
+
+def conversations_alone(prompts: Sequence[Prompt]) -> bool:
+    """Whether all prompts are conversations; or all text.  Raises UserError where they are mixed."""
+    kinds = {isinstance(prompt, str) for prompt in prompts}
+    if len(kinds) > 1:
+        text = next(prompt for prompt in prompts if isinstance(prompt, str))
+        raise UserError(
+            f"some prompts are conversations, and others text to go on with: {text!r:.60}\n"
+            "  mend: --chat takes each text as what a user says; or ask for them apart"
+        )
+    return kinds == {False}
+
+
+def _of_row(row: dict[str, Any], origin: str) -> Prompt:
+    row = {name: value for name, value in row.items() if value is not None}
+    if isinstance(row.get("prompt"), str) and not row.get("system"):
+        return row["prompt"]
+    try:
+        messages = prompt_of(row)
+    except UserError as error:
+        raise UserError(f'{origin}: {error}\n  mend: a row like {{"prompt": "..."}}, or with messages') from error
+    if messages[-1]["role"] == "assistant":
+        raise UserError(f"{origin}: the assistant's turn is the last one already, so there is nothing to answer")
+    return messages

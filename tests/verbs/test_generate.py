@@ -1,0 +1,142 @@
+"""`generate`: text that is gone on with, conversations that are answered, and rows that `label` and training read."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxrl_llm.cli import main
+from jaxrl_llm.data.chat import BUNDLED, find_template
+from jaxrl_llm.data.config import ExamplesConfig
+from jaxrl_llm.data.examples import Comparison, Conversation
+from jaxrl_llm.data.prompts import Prompt, read_prompts
+from jaxrl_llm.data.read_examples import read_examples
+from jaxrl_llm.rollout.sampler import Completion
+from jaxrl_llm.saved import open_model
+from jaxrl_llm.verbs.generate import tokenize, written
+from tests.tiny import Runs
+
+Generate = Callable[..., list[dict]]
+USER = ({"role": "user", "content": "ash bay"},)
+SYSTEM = ({"role": "system", "content": "Be brief."},)
+
+
+@pytest.fixture
+def generate(runs: Runs, tmp_path: Path) -> Generate:
+    def run(*words: object, code: int = 0) -> list[dict]:
+        out = tmp_path / "out" / "rows.jsonl"
+        out.unlink(missing_ok=True)
+        command = ["generate", str(runs("sft")), "--max-new-tokens", "6", "--out", str(out), *map(str, words)]
+        assert main(command) == code
+        return [json.loads(line) for line in out.read_text().splitlines()] if code == 0 else []
+
+    return run
+
+
+def file(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_is_a_prompt(tmp_path: Path) -> None:
+    prompts = read_prompts(
+        file(
+            tmp_path / "p.jsonl",
+            {"prompt": "ash\u2028bay", "system": None, "id": 3},
+            {"prompt": "ash bay", "system": "Be brief."},
+            {"prompt": [*USER]},
+            {"messages": [*SYSTEM, *USER]},
+            {"instruction": "ash", "input": "bay", "output": "cod"},
+        )
+    )
+    asked = ({"role": "user", "content": "ash\n\nbay"},)
+    assert prompts == ["ash\u2028bay", (*SYSTEM, *USER), USER, (*SYSTEM, *USER), asked]
+    (tmp_path / "p.txt").write_text("ash bay\n\ncod\n")
+    assert read_prompts(tmp_path / "p.txt") == ["ash bay", "", "cod"]
+
+
+def test_answers_are_labelled_and_trained_on(
+    runs: Runs,
+    generate: Generate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    prompts = file(tmp_path / "p.jsonl", {"messages": [*SYSTEM, *USER]}, {"prompt": "cod dew"}, {"prompt": [*USER]})
+    rows = generate("--prompts", prompts, "--n", 2, "--chat", "--temperature", 1.5)
+    asked = ({"role": "user", "content": "cod dew"},)
+    wanted = [(*SYSTEM, *USER)] * 2 + [asked] * 2 + [USER] * 2
+    assert [tuple(row["prompt"]) for row in rows] == wanted
+    assert {row["model"] for row in rows} == {str(runs("sft"))}
+    candidates = tmp_path / "out" / "rows.jsonl"
+    conversations = list(read_examples(ExamplesConfig(path=str(candidates)), "conversation"))
+    assert [each.messages[:-1] for each in conversations if isinstance(each, Conversation)] == wanted
+
+    monkeypatch.setattr("sys.stdin", io.StringIO("13\n" * 3))
+    assert main(["label", str(candidates), str(tmp_path / "labels.jsonl")]) == 0
+    assert "3 labelled (0 ties), 0 skipped, 0 left" in capsys.readouterr().out
+    labels = list(read_examples(ExamplesConfig(path=str(tmp_path / "labels.jsonl")), "comparison"))
+    assert [each.prompt for each in labels if isinstance(each, Comparison)] == wanted[::2]
+    written = {(tuple(row["prompt"][-1].items()), row["completion"]) for row in rows}
+    for each in labels:
+        assert isinstance(each, Comparison)
+        assert {(tuple(each.prompt[-1].items()), answer[0]["content"]) for answer in each.answers} <= written
+
+
+def test_the_template_is_the_models_own(runs: Runs, generate: Generate) -> None:
+    opened = open_model(runs("sft"))
+    tokenizer = opened.tokenizer
+    assert tokenizer.chat_template == BUNDLED["plain"].read_text()
+    for name in (None, "chatml"):
+        template = find_template(tokenizer, name)
+        (ids,), stop_ids = tokenize([USER], tokenizer, name)
+        assert tokenizer.decode(ids) == template.render(USER, add_generation_prompt=True)
+        assert stop_ids == tokenizer.stop_ids
+    own, named, other = (
+        generate("--prompt", "ash bay", "--chat", "--system", "Be brief.", *more)
+        for more in ((), ("--template", "plain"), ("--template", "chatml"))
+    )
+    assert own == named
+    assert own[0]["prompt"] == [*SYSTEM, *USER]
+    assert own[0]["logp"] != other[0]["logp"]
+
+
+def test_an_answer_is_without_its_end(runs: Runs) -> None:
+    tokenizer = open_model(runs("sft")).tokenizer
+
+    def text(prompt: Prompt, ids: bytes, stops: frozenset[int] = tokenizer.stop_ids) -> str:
+        zeros = np.zeros(len(ids), np.float32)
+        return written(prompt, Completion([*ids], zeros, zeros, True), tokenizer, stops)
+
+    assert text(USER, b" ash ") == "ash"
+    assert text(USER, b" ash#", frozenset(b"#")) == "ash"
+    assert text("a", b" ash ") == " ash "
+
+
+def test_text_is_still_gone_on_with(generate: Generate, tmp_path: Path) -> None:
+    rows = generate("--prompts", file(tmp_path / "p.jsonl", {"prompt": "ash "}, {"prompt": "bay "}))
+    assert [row["prompt"] for row in rows] == ["ash ", "bay "]
+
+
+def test_what_is_refused(generate: Generate, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*words: object) -> str:
+        generate(*words, code=2)
+        return capsys.readouterr().err
+
+    def prompts(*rows: dict) -> tuple[str, Path]:
+        return "--prompts", file(tmp_path / "p.jsonl", *rows)
+
+    assert "mend: --chat" in refused("--prompt", "a", "--system", "b")
+    assert "mend: --chat" in refused("--prompt", "a", "--template", "chatml")
+    assert "others text to go on with: 'a'" in refused(*prompts({"prompt": [*USER]}, {"prompt": "a"}))
+    ended = [*USER, {"role": "assistant", "content": "cod"}]
+    assert "p.jsonl:1: the assistant's turn is the last one already" in refused(*prompts({"messages": ended}))
+    assert "p.jsonl:2: expected `prompt`" in refused(*prompts({"prompt": "a"}, {"text": "a"}))
+    assert "`prompt[0].role`: expected one of" in refused(*prompts({"prompt": [{"role": "x", "content": "a"}]}))
+    (tmp_path / "p.jsonl").write_text("{")
+    assert "p.jsonl:1: not a JSON row" in refused("--prompts", tmp_path / "p.jsonl")
+    assert "no such file" in refused("--prompts", tmp_path / "nowhere.jsonl")
+    assert "chat template nothing" in refused("--prompt", "a", "--chat", "--template", "nothing")
