@@ -45,3 +45,14 @@ def test_a_run_that_has_begun_needs_weights_only_for_a_reference(runs: Runs) -> 
     assert start.initial is not None
     assert start.initial.path.endswith("sft/checkpoints/4")
     assert begin(load(runs.config("simpo"))).initial is None
+
+
+def test_a_score_starts_as_a_token_of_a_language_model(runs: Runs) -> None:
+    none = "is a token of a language model, and init_from="
+    assert none in refusal(runs, "ranked", "algo.from_token=e", f"init_from={runs('ranked')}")
+    assert none in refusal(runs, "ranked", "algo.from_token=e", "init_from=null")
+    assert "is 4 tokens of this tokenizer" in refusal(runs, "ranked", "algo.from_token=good")
+
+
+def test_an_adapter_that_is_not_there_is_missed_before_the_run_begins(runs: Runs) -> None:
+    assert "no adapter of PEFT's" in refusal(runs, "sft_lora", f"trainable.adapter={runs.folder}/none")

@@ -1,7 +1,7 @@
-"""Every recipe is what its comment says: it loads, its step can be traced at its full size, no option is without one."""
+"""Every recipe is what its comment says and can be traced at its full size, and no option is without one."""
 
 import dataclasses
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import jax
 import pytest
@@ -24,6 +24,8 @@ from tests.config.test_golden import NAMES
 SCHEMAS = (RewardConfig, DpoConfig, SimpoConfig, OrpoConfig, KtoConfig, ChatDataConfig, PreferenceDataConfig)
 KINDS = tuple(config.kind for config in (SftConfig, *SCHEMAS[:5]))
 RECIPES = [name for name in NAMES if name.partition("/")[0] in KINDS]
+NUMBERS = {"beta", "gamma_ratio", "odds_weight", "desirable_weight"}  # there is no doing without them
+DATA = (ChatDataConfig, PreferenceDataConfig)
 # Of data: how they are split, kept and shuffled, the same whatever is trained; and what only their files decide.
 NO_RECIPE = {"kind", "split", "cache_dir", "workers", "prefetch", "shuffle", "safety", "format"}
 SMALL_BATCH = ("compute.layers=scan", "training.batch_size=16", "training.micro_batches=2", "data.length=64")
@@ -39,8 +41,8 @@ def test_the_comment_begins_with_what_it_is_and_has_its_command(name: str) -> No
 @pytest.mark.parametrize("name", RECIPES)
 def test_its_step_can_be_traced(name: str) -> None:
     """Its own model, algorithm and division of the weights on eight devices, as shapes alone: 8B take no memory."""
-    parts = assemble(load(name, [*SMALL_BATCH, "data.max_length=null"]))
     config = load(name, [*SMALL_BATCH, "data.max_length=null"])
+    parts = assemble(config)
     batch, _ = random_batch(config, parts, prompt_length=16, answer_length=8)
     state = parts.template
     whole = {role: jax.eval_shape(parts.models[role].init, jax.random.key(0)) for role in parts.algo.trained}
@@ -60,20 +62,17 @@ def test_every_stage_has_a_recipe_of_each_size() -> None:
 
 @pytest.mark.parametrize("schema", [*SCHEMAS, PartsConfig, LoraConfig])
 def test_every_option_has_a_recipe(schema: type) -> None:
-    """Each choice of those that are named, and of all others a value that is not the usual one."""
+    """Of named choices each has one, of other options two that differ; what all data have may be shown with either."""
     sections = [section for config in map(load, RECIPES) for section in (config.algo, config.data, config.trainable)]
-    found = [section for section in sections if type(section) is schema]
-    kinds = get_type_hints(schema)
-    for field in dataclasses.fields(schema):
-        values = [getattr(section, field.name) for section in found]
-        if field.name in NO_RECIPE or _is_a_usual_number(field, values):
-            continue
-        if get_origin(kinds[field.name]) is Literal:
-            assert set(get_args(kinds[field.name])) <= set(values), field.name
-        else:
-            assert len({str(value) for value in values}) > 1, field.name
-
-
-def _is_a_usual_number(field: dataclasses.Field[Any], values: list[Any]) -> bool:
-    """Whether it must be some number, so that every recipe of the algorithm shows it."""
-    return field.name in ("beta", "gamma_ratio", "odds_weight", "desirable_weight") and bool(values)
+    choices, missing = get_type_hints(schema), []
+    for name in {field.name for field in dataclasses.fields(schema)} - NO_RECIPE:
+        values = {
+            str(getattr(s, name))
+            for s in sections
+            if type(s) is schema or (schema in DATA and type(s) in DATA)
+            if hasattr(s, name)
+        }
+        named = get_args(choices[name]) if get_origin(choices[name]) is Literal else ()
+        if not values >= set(named) or len(values) < (1 if name in NUMBERS else 2):
+            missing.append(name)
+    assert not missing

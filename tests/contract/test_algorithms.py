@@ -240,6 +240,7 @@ def test_every_term_has_a_weight_and_a_count_of_the_batch_alone(built: Any) -> N
 @pytest.mark.parametrize("micro_batches", [2, 4, 8])
 def test_accumulation_equals_one_batch(built: Any, reference: tuple[dict, Any], micro_batches: int) -> None:
     metrics, grads = loss_and_grads(built, single_device, micro_batches)
+    np.testing.assert_allclose(metrics["loss"], reference[0]["loss"], rtol=1e-6)
     for key in reference[0]:
         np.testing.assert_allclose(metrics[key], reference[0][key], rtol=2e-6, atol=2e-6, err_msg=key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), grads, reference[1])
