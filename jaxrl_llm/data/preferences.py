@@ -12,8 +12,8 @@ from jaxrl_llm.data.groups import GroupStore, join, mismatched
 from jaxrl_llm.data.mixture import order_fingerprint, weights_of
 from jaxrl_llm.data.rows import training_rows
 from jaxrl_llm.data.sequences import SequenceStore
-from jaxrl_llm.data.source import DataSource, on_mesh, row_seeds
-from jaxrl_llm.parallel.mesh import BATCH_AXES
+from jaxrl_llm.data.source import DataSource, row_seeds
+from jaxrl_llm.parallel.mesh import BATCH_AXES, on_mesh
 from jaxrl_llm.types import Answers, Head, Labelled, Pairs, Tokens
 
 Noun = Pairs | Labelled

@@ -17,11 +17,11 @@ import grain
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from jaxrl_llm.data.rows import Row, Rows
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.parallel.mesh import BATCH_AXES
+from jaxrl_llm.parallel.mesh import BATCH_AXES, on_mesh
 from jaxrl_llm.types import Json, Params, Tokens, TrainState
 
 THREADS = 2  # that make batches; filling arrays holds the interpreter's lock, so more of them do not help
@@ -155,12 +155,6 @@ def eval_batches(rows: Rows, batch_size: int, sharding: NamedSharding, max_rows:
 def row_seeds(n: int, *numbers: int) -> np.ndarray:
     """Seeds of n rows' dropout, uint32 [n]: hashes of these numbers and the row's."""
     return np.random.SeedSequence(numbers).generate_state(n)
-
-
-def on_mesh(array: np.ndarray, sharding: NamedSharding) -> Array:
-    """An array that every process has, or at least its own part of, split as `sharding` says of its axes."""
-    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
-    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)
 
 
 def _assemble(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.schema import schema
@@ -47,3 +47,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def on_mesh(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """An array that every process has, or at least its own part of, split as `sharding` says of its axes."""
+    sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
+    return jax.make_array_from_callback(array.shape, sharding, array.__getitem__)

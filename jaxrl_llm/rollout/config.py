@@ -144,14 +144,14 @@ class RolloutConfig:
     """How many; the answers to one prompt stand together."""
 
 
-def check(config: RolloutConfig, *, contrast: bool, reference: bool, penalty: bool) -> None:
+def check(config: RolloutConfig, *, contrast: bool, reference: bool, kl_penalty: bool) -> None:
     """Refuses what cannot be learnt from.
 
     Args:
         config: of the run.
         contrast: whether the algorithm measures an answer by the others to its prompt.
         reference: whether it has a reference.
-        penalty: whether it is PPO's surrogate=kl_penalty.
+        kl_penalty: whether it is PPO's surrogate=kl_penalty.
 
     Raises:
         UserError: nothing rates the answers, or they lack what the algorithm needs.
@@ -171,7 +171,7 @@ def check(config: RolloutConfig, *, contrast: bool, reference: bool, penalty: bo
             f"rollout.kl.target={config.kl.target:g}, but algo.kl=none: there is no reference to be that far from\n"
             "  mend: algo.kl=reward, or leave the target out"
         )
-    if penalty and config.epochs * config.mini_batches == 1:
+    if kl_penalty and config.epochs * config.mini_batches == 1:
         raise UserError(
             "surrogate=kl_penalty with one update a round: the policy is still the one that wrote, so the penalty is 0 "
             "and its coefficient halves each round\n  mend: more rollout.epochs, or more rollout.mini_batches"

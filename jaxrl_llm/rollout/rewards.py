@@ -93,7 +93,7 @@ def compose(parts: Mapping[str, np.ndarray], written: Written, config: RewardsCo
     if config.missing_end != "none":
         instead_B = config.missing_end_value + (score_B if config.missing_end == "add" else 0.0)
         score_B = np.where(written.ended_B, score_B, instead_B)
-    metrics |= {f"reward/{name}": float(np.mean(part_B)) for name, part_B in given.items()}
+    metrics |= {f"reward/{name}": float(np.mean(part_B, dtype=np.float64)) for name, part_B in given.items()}
     return Composed(score_B.astype(np.float32), given, moments, metrics)
 
 

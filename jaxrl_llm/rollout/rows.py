@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.mesh import BATCH_AXES
@@ -49,16 +49,6 @@ def lay_out(
     }
 
 
-def on_mesh(arrays: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, Array]:
-    """Arrays [M, b, ...] that every process has whole, split over the mesh as `sharding` says of their axes."""
-
-    def put(array: np.ndarray) -> Array:
-        where = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[: array.ndim]))
-        return jax.make_array_from_callback(array.shape, where, array.__getitem__)
-
-    return {name: put(np.asarray(array)) for name, array in arrays.items()}
-
-
 def from_arrays(arrays: Mapping[str, Any]) -> Rollouts:
     """The rollout whose arrays these are; what has none is None."""
     fields: dict[str, Any] = {}
@@ -94,7 +84,7 @@ def check_rows(rows: int, mini_batches: int, micro_batches: int, sharding: Named
     ways = math.prod(sharding.mesh.shape[axis] for axis in BATCH_AXES)
     if rows % (mini_batches * micro_batches * ways):
         raise UserError(
-            f"rollout.prompts x rollout.n are {rows} answers, which cannot be cut into {mini_batches} mini-batch(es) of "
-            f"{micro_batches} micro-batch(es) of equal rows for mesh.data x mesh.fsdp = {ways}\n"
+            f"rollout.prompts x rollout.n are {rows} answers, which cannot be cut into {mini_batches} mini-batch(es) "
+            f"of {micro_batches} micro-batch(es) of equal rows for mesh.data x mesh.fsdp = {ways}\n"
             f"  mend: make it a multiple of {mini_batches * micro_batches * ways}"
         )

@@ -17,11 +17,12 @@ from jax import Array
 from jax.sharding import NamedSharding
 
 from jaxrl_llm.errors import UserError
+from jaxrl_llm.parallel.mesh import on_mesh
 from jaxrl_llm.parallel.runtime import in_turn
 from jaxrl_llm.rollout.config import RolloutConfig
 from jaxrl_llm.rollout.prompts import MINI_BATCHES, SAMPLES, Prompt, drawn, keep_fitting, permutation
 from jaxrl_llm.rollout.rewards import Composed, Moments, Scorer, Written, checked, compose
-from jaxrl_llm.rollout.rows import check_rows, from_arrays, lay_out, make_cut, on_mesh, to_arrays
+from jaxrl_llm.rollout.rows import check_rows, from_arrays, lay_out, make_cut, to_arrays
 from jaxrl_llm.rollout.sampler import Completion
 from jaxrl_llm.rollout.steering import Steering
 from jaxrl_llm.types import Json, Params, Rollouts, Tokens, TrainState
@@ -48,7 +49,7 @@ class RolloutSource:
         sharding: of arrays [M, b, T].
         context: longest prompt and answer together.
         seed: of the prompts' order, the samples and the mini-batches.
-        penalty: the loss is PPO's with surrogate=kl_penalty.
+        kl_penalty: the loss is PPO's with surrogate=kl_penalty.
         pretrain: pretrain(number of the update, from 0) -> text [micro_batches, b, T'] for PPO-ptx.
         on_samples: on_samples(round, rows) keeps or shows some answers with their rewards.
         warn: shows a warning.
@@ -71,17 +72,17 @@ class RolloutSource:
         sharding: NamedSharding,
         context: int,
         seed: int,
-        penalty: bool = False,
+        kl_penalty: bool = False,
         pretrain: Callable[[int], Tokens] | None = None,
         on_samples: Callable[[int, list[Json]], None] = lambda round, rows: None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._config, self._seed, self._penalty = config, seed, penalty
+        self._config, self._seed, self._kl_penalty = config, seed, kl_penalty
         longest = min(config.max_prompt_tokens or context, context - config.max_new_tokens)
         self._prompts, self.dropped = keep_fitting(prompts, longest, config.overlong)
         self._sampler, self._policy_weights, self._to_text = sampler, policy_weights, to_text
         self._scorers, self._prepare, self._pretrain = scorers, prepare, pretrain
-        self._on_samples, self._steering = on_samples, Steering(config, penalty, warn)
+        self._on_samples, self._steering = on_samples, Steering(config, kl_penalty, warn)
         self._sharding, self._cut = sharding, make_cut(micro_batches, sharding)
         self._rows = config.prompts * config.n
         self._cuts = config.mini_batches * micro_batches
@@ -151,7 +152,10 @@ class RolloutSource:
         self._round, self._position, self._given = json["round"], json["position"], json["given"]
         self._moments, self._metrics = Moments(**json["moments"]), dict(json["metrics"])
         self._steering.restore(json["steering"])
-        self._rollouts = from_arrays(on_mesh(arrays, self._sharding)) if arrays else None
+        self._rollouts = from_arrays(self._on_mesh(arrays)) if arrays else None
+
+    def _on_mesh(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        return {name: on_mesh(np.asarray(array), self._sharding) for name, array in arrays.items()}
 
     def close(self) -> None:
         """Nothing to stop: a data set's source has threads, this has none."""
@@ -170,16 +174,16 @@ class RolloutSource:
         scored = time.perf_counter()
         arrays = lay_out([prompt.ids for prompt in prompts], completions, composed.score_B, config.n, self._length)
         arrays["kl_coef_B"] = np.full(self._rows, self._steering.kl_coef, np.float32)
-        if self._penalty:
+        if self._kl_penalty:
             arrays["penalty_coef_B"] = np.full(self._rows, self._steering.penalty_coef, np.float32)
         cut = {name: x.reshape(self._cuts, -1, *x.shape[1:]) for name, x in arrays.items()}
-        self._rollouts = jax.block_until_ready(self._prepare(state, from_arrays(on_mesh(cut, self._sharding))))
+        self._rollouts = jax.block_until_ready(self._prepare(state, from_arrays(self._on_mesh(cut))))
         self._metrics = {
             **composed.metrics,
             **({"equal_groups": _equal_groups(composed.score_B, config.n)} if config.n > 1 else {}),
             "round": float(self._round),
             "kl_coef": self._steering.kl_coef,
-            **({"penalty_coef": self._steering.penalty_coef} if self._penalty else {}),
+            **({"penalty_coef": self._steering.penalty_coef} if self._kl_penalty else {}),
             "longest": float(max(len(completion.tokens) for completion in completions)),
             "prompts_dropped": float(self.dropped),
             "occupancy": float(stats.occupancy),

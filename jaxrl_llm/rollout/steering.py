@@ -19,12 +19,12 @@ class Steering:
 
     Args:
         config: first coefficients, targets, limits.
-        penalty: PPO's surrogate=kl_penalty is in use.
+        kl_penalty: PPO's surrogate=kl_penalty is in use.
         warn: shows a warning.
     """
 
-    def __init__(self, config: RolloutConfig, penalty: bool, warn: Callable[[str], None]) -> None:
-        self._config, self._penalty = config, penalty
+    def __init__(self, config: RolloutConfig, kl_penalty: bool, warn: Callable[[str], None]) -> None:
+        self._config, self._kl_penalty = config, kl_penalty
         self.kl_coef, self.penalty_coef = config.kl.coef, config.penalty.coef
         self.alarms = Alarms(warn)
         self._seen: list[Mapping[str, Any]] = []  # of this round's updates, on the devices until someone asks
@@ -45,7 +45,7 @@ class Steering:
         kl, answers = self._config.kl, self._config.prompts * self._config.n
         if kl.target is not None:
             self.kl_coef = proportional_coefficient(self.kl_coef, found["kl"], kl.target, kl.horizon, answers)
-        if self._penalty:
+        if self._kl_penalty:
             epoch = self._config.mini_batches
             last = seen[(len(seen) - 1) // epoch * epoch :]  # the last epoch, which came farthest
             far = _means(last)["approx_kl"]
