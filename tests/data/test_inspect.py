@@ -65,7 +65,7 @@ def test_a_comparison_has_its_prompt_once_and_its_answers_from_the_best_on(tmp_p
     text = shown(data)
     first, second = text.split("example 0:")[1].split("example 1:")
     assert first.count("Which?") == 1
-    assert "2 answer(s), at most 32 tokens, margin 0.5, about safety, subset [b]\\x07" in first
+    assert "2 answer(s), at most 31 tokens, margin 0.5, about safety, subset [b]\\x07" in first
     assert (
         first.index("answer 0, rank 0") < first.index("Blue.") < first.index("answer 1, rank 1") < first.index("Red.")
     )

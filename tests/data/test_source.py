@@ -43,7 +43,13 @@ def source_of(rows):
             segmented=True,
             dropout_seed=dropout_seed,
         )
-        source = DataSource(batches, steps_per_epoch=len(rows) / batch_size, prefetch=prefetch, fingerprint=fingerprint)
+        source = DataSource(
+            batches,
+            tokens_per_step=batch_size * rows.length,
+            steps_per_epoch=len(rows) / batch_size,
+            prefetch=prefetch,
+            fingerprint=fingerprint,
+        )
         made.append(source)
         return source
 

@@ -91,7 +91,9 @@ def test_broken_scores_are_told(texts: list[Text]) -> None:
 
 def test_only_the_answer_is_scored(template: Template) -> None:
     text = tokenize_answer(PROMPT, answer("Austen."), TOKENIZER, template)
-    assert text.ids.tolist() == tokenize_chat(TOKENIZER, template, [*PROMPT, *answer("Austen.")]).ids
+    whole = tokenize_chat(TOKENIZER, template, [*PROMPT, *answer("Austen.")]).ids
+    assert text.ids.tolist() == whole[: len(text.ids)]
+    assert text.ids[-1] == TOKENIZER.eos_id  # and nothing that the template writes after it
     austen, yes = ([*TOKENIZER.encode(said), TOKENIZER.eos_id] for said in ("Austen.", "Yes."))
     assert text.ids[text.written].tolist() == austen
     assert text.written[: text.n_prompt].sum() == 0

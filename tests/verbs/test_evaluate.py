@@ -190,7 +190,7 @@ def test_own_preferences(reward: Path, tmp_path: Path, capsys: pytest.CaptureFix
     files = [str(tmp_path / "hh.test.jsonl"), str(tmp_path / "mixed.jsonl")]
     figures, rows = evaluate(tmp_path / "out", reward, "rewardbench", files, "--holdout-rows", "5")
     shown = capsys.readouterr().out
-    assert f"Preferences: {reward}" in shown
+    assert "Preferences:" in shown
     assert "Only the last 5 rows of each file were read." in shown
     assert "2 rows ask nothing, their answers being alike or of equal rank." in shown
     assert "1 questions are rankings" in shown
