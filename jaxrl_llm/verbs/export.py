@@ -69,9 +69,16 @@ def write_whole(args: argparse.Namespace, directory: "Path", max_shard: int) -> 
         special=special_ids(opened.card, opened.head != "lm"),
         score=opened.card.score,
     )
-    save_tokenizer(opened.tokenizer, directory, opened.card.template)
+    save_tokenizer(opened.tokenizer, directory, chat_template(opened.card))
     without = "the safety head is left out, of which transformers knows nothing; the run has it"
     return files, [without] if "safety" in opened.params else []
+
+
+def chat_template(card: "Card") -> str | None:
+    """The template that the model was trained with, if that is not the tokenizer's own; it writes BOS where we do."""
+    from jaxrl_llm.data.chat import with_bos
+
+    return None if card.template is None else with_bos(card.tokenizer, card.template)
 
 
 def write_adapter(args: argparse.Namespace, directory: "Path") -> tuple[list["Path"], list[str]]:
@@ -97,7 +104,7 @@ def write_adapter(args: argparse.Namespace, directory: "Path") -> tuple[list["Pa
     file = write_adapter(directory, found.config, found.trained, found.specs, dtype=args.dtype, base=base.path)
     special = special_ids(saved.card, for_scores=False)
     write_json(directory / "generation_config.json", {name: id for name, id in special.items() if id is not None})
-    save_tokenizer(saved.card.tokenizer, directory, saved.card.template)
+    save_tokenizer(saved.card.tokenizer, directory, chat_template(saved.card))
     notes = []
     if not is_huggingface(Path(base.path)):
         notes.append(

@@ -12,7 +12,7 @@ import jaxrl_llm
 from jaxrl_llm.begin import begin
 from jaxrl_llm.cli import main
 from jaxrl_llm.config import load
-from jaxrl_llm.data.chat import BUNDLED, find_template
+from jaxrl_llm.data.chat import BUNDLED, find_template, tokenize_prompt
 from jaxrl_llm.data.tokenizers import BytesTokenizer, save_tokenizer
 from jaxrl_llm.evals.score import tokenize_answer
 from jaxrl_llm.models.hf import write_model
@@ -206,6 +206,9 @@ def base(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+QUESTION = [{"role": "user", "content": "Who wrote Faust?"}]
+
+
 def test_adapters_go_out_alone_or_added_in(
     runs: Runs, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,7 +224,12 @@ def test_adapters_go_out_alone_or_added_in(
     ours, *theirs = (open_model(path) for path in (run, whole, adapter))
     for each in theirs:
         jax.tree.map(np.testing.assert_array_equal, ours.params, each.params)
-        assert each.tokenizer.chat_template == find_template(ours.tokenizer).source == BUNDLED["chatml"].read_text()
+        assert find_template(ours.tokenizer).source == BUNDLED["chatml"].read_text()
+        # In transformers nothing but the template writes BOS; read by us again, there is one still.
+        assert each.tokenizer.chat_template == "{{ bos_token }}" + BUNDLED["chatml"].read_text()
+        prompts = [tokenize_prompt(x.tokenizer, find_template(x.tokenizer), QUESTION) for x in (ours, each)]
+        assert prompts[0] == prompts[1]
+        assert prompts[0].count(ours.tokenizer.bos_id) == 1
         assert each.tokenizer.stop_ids == ours.tokenizer.stop_ids
     assert find_model(adapter).config.init_from == str(base)
     assert find_model(adapter).fingerprint() != find_model(base).fingerprint()

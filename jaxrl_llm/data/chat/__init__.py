@@ -6,7 +6,7 @@
 >>> ids, trained = tokenize_chat(tokenizer, template, messages)
 """
 
-from jaxrl_llm.data.chat.template import BUNDLED, Message, Template, find_template
+from jaxrl_llm.data.chat.template import BUNDLED, Message, Template, find_template, with_bos
 from jaxrl_llm.data.chat.tokens import ChatTokens, chat_stop_ids, tokenize_chat, tokenize_prompt, tokenize_turns
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "tokenize_chat",
     "tokenize_prompt",
     "tokenize_turns",
+    "with_bos",
 ]

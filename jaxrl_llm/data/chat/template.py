@@ -82,6 +82,15 @@ def find_template(tokenizer: Tokenizer, name: str | None = None) -> Template:
         ) from error
 
 
+def with_bos(tokenizer: Tokenizer, source: str) -> str:
+    """The template of a tokenizer as transformers wants it: there nothing but the template itself writes BOS."""
+    template = Template("of the model", source, tokenizer.bos_token, tokenizer.eos_token or None)
+    [text] = template.render_all([([{"role": "user", "content": "a"}], False)])
+    if not tokenizer.adds_bos or not tokenizer.bos_token or isinstance(text, UserError):
+        return source
+    return source if text.startswith(tokenizer.bos_token) else "{{ bos_token }}" + source
+
+
 def check_messages(messages: Sequence[Message]) -> None:
     """Raises UserError unless each message has a role, a word, and a content, a string."""
     for message in messages:
