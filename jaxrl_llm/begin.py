@@ -38,7 +38,7 @@ class Begin:
     def fingerprint(self) -> str:
         """Another one for other weights to begin with."""
         if self.initial is not None:
-            return self.initial.fingerprint()
+            return self.initial.fingerprint
         text = json.dumps([self.config.seed, asdict(self.config.model)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,5 +1,6 @@
 """Measurements behind `jaxrl-llm bench`: of the very objects that training and sampling build."""
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from jaxrl_llm.training.writers import open_writers
 from jaxrl_llm.types import Pairs
 
 Figures = dict[str, str]  # label -> figure
+WARM = 10  # steps of the loop before those that are timed
 
 
 def bench_train(
@@ -90,6 +92,7 @@ def compiled_memory(analysis: Any) -> str:
 
 def bench_loop(config: Config, steps: int) -> Figures:
     """The loop of `train` on the config's own data, around a step that does nothing."""
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=steps + WARM + 1))
     parts = assemble(config)
     start = begin(config)
     source = open_datasets(config, parts, start).source
@@ -103,7 +106,7 @@ def bench_loop(config: Config, steps: int) -> Figures:
             console, writers, watch, every=config.training.log_every, last=steps + 1, tokens=source.tokens_per_step
         )
         with console:
-            fit(state, lambda state, batch: (state, first), source, 10, [log])
+            fit(state, lambda state, batch: (state, first), source, WARM, [log])
             before = time.perf_counter()
             fit(state, lambda state, batch: (state, first), source, steps, [log])
             loop_s = (time.perf_counter() - before) / (steps - 1)

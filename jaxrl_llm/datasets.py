@@ -1,5 +1,6 @@
 """The data of a run: what it trains on, what is held out, and what the reference says of both."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,14 +51,14 @@ def open_datasets(config: Config, parts: Assembly, start: Begin) -> Datasets:
     training: dict[str, Any] | None = None
     held: dict[str, dict[str, Any]] | None = None
     if getattr(config.algo, "reference", None) == "cached":
-        weights, fingerprint = start.weights(parts.mesh), start.fingerprint()
+        weights, fingerprint = functools.cache(lambda: start.weights(parts.mesh)), start.fingerprint()
         training = cached_references(config, parts, stores, weights, fingerprint)
         held = {
             name: cached_references(config, parts, {name: store}, weights, fingerprint)
             for name, store in held_out.groups.items()
         }
     source = open_source(config, parts, stores, training)
-    if parts.algo.consumes is Tokens:  # groups of answers are put into as many rows as divide the devices
+    if parts.algo.consumes is Tokens or held_out.rows:  # groups of answers take as many rows as divide the devices
         check_batch("eval.batch_size", eval_size(config), 1, parts.rows_sharding)
     return Datasets(source, stores, held_out, held)
 
@@ -89,6 +90,11 @@ def refuse_idle_options(algo: AlgoConfig, stores: Mapping[str, SequenceStore]) -
                 )
     if not isinstance(algo, RewardConfig):
         return
+    if (n := int((column("label") == 1).sum() if algo.consumes is Labelled else len(column("rating")))) < 2:
+        raise UserError(
+            f"{n} answer of the data is wanted or preferred, and it takes two to say how a reward model's scores lie\n"
+            "  mend: more data"
+        )
     needed = (  # option, whether it is set, the column that it reads, whether any row has it
         ("margin", algo.margin in MARGINS, "rating", column("rating") >= 0),
         ("margin", algo.margin == "column", "margin", np.nan_to_num(column("margin")) != 0),

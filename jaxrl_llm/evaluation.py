@@ -25,7 +25,7 @@ from jaxrl_llm.evals.rewardbench_files import read_questions
 from jaxrl_llm.evals.score import Text, fit, logp_scorer, reward_scorer, score_texts, tokenize_answer
 from jaxrl_llm.parallel.distributed import is_main, main_first
 from jaxrl_llm.parallel.mesh import BATCH_AXES
-from jaxrl_llm.saved import Opened, open_model
+from jaxrl_llm.saved import Opened, find_model, open_model
 from jaxrl_llm.types import Json
 
 NONE = "none"  # the reference that is none
@@ -118,6 +118,8 @@ def score_answers(
     opened: Opened, texts: Sequence[Text], reference: str | None, beta: float | None, batch_size: int
 ) -> tuple[np.ndarray, str]:
     """A score for each text, and in words what it is.  With a reference, the weights of `opened` are gone after it."""
+    if opened.head == "lm" and reference is not None:
+        find_reference(reference)  # before anything is scored
     scores = _score(opened, texts, batch_size, "scoring")
     if opened.head != "lm":
         return scores, "the reward model's own score"
@@ -137,7 +139,9 @@ def choose_reference(opened: Opened, path: str, asked: str | None) -> str | None
         if asked not in (None, NONE):
             raise UserError(f"--reference {asked}: {path} is a reward model, whose score needs none")
         return None
-    kind, source = opened.config.algo.kind, opened.config.init_from
+    # The very checkpoint that training began from, where the run knows it: its own run may have gone on since.
+    kind, base = opened.config.algo.kind, opened.card.base
+    source = base.path if base is not None and base.path else opened.config.init_from
     if asked is None and kind not in WITHOUT_REFERENCE:
         if source is None:
             raise UserError(
@@ -147,6 +151,14 @@ def choose_reference(opened: Opened, path: str, asked: str | None) -> str | None
             )
         return source
     return None if asked == NONE else asked
+
+
+def find_reference(path: str) -> None:
+    """Raises UserError where there is no model."""
+    try:
+        find_model(path)
+    except UserError as error:
+        raise UserError(f"the reference: {error}\n  or: --reference MODEL names another, --reference none") from error
 
 
 def open_reference(path: str, tokenizer: Tokenizer) -> Opened:

@@ -1,7 +1,7 @@
 """Log-probabilities of a data set under the reference model: computed once, and kept beside the tokenised data."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,11 @@ from jaxrl_llm.types import Answers, Params
 
 
 def cached_references(
-    config: Config, parts: Assembly, stores: Mapping[str, SequenceStore], weights: Params, fingerprint: str
+    config: Config,
+    parts: Assembly,
+    stores: Mapping[str, SequenceStore],
+    weights: Callable[[], Params],
+    fingerprint: str,
 ) -> dict[str, np.ndarray]:
     """Corpus -> float32 [answers], nats, summed over each answer; of KTO's mismatched answers under NAME/mismatched.
 
@@ -33,7 +37,7 @@ def cached_references(
         config: the run's.
         parts: the run's, whose policy computes them.
         stores: what is trained on, or held out.
-        weights: whole, of the policy that the run begins with: that is the reference.
+        weights: whole, of the policy that the run begins with: that is the reference.  Asked for where none are kept.
         fingerprint: of these weights; the file of another reference, or in another dtype, has another name.
     """
     assert isinstance(config.data, PreferenceDataConfig)
@@ -45,11 +49,11 @@ def cached_references(
             wanted[name + MISMATCHED] = mismatched_answers(store, config.data)
         for key, group in wanted.items():
             suffix = "-mismatched" if key.endswith(MISMATCHED) else ""
-            file = store.path / f"reference-{fingerprint[:32]}-{config.compute.dtype}{suffix}.npy"
+            file = store.path / f"reference-{fingerprint[:32]}-{parts.fixed_dtype.name}{suffix}.npy"
             if not agree(not file.is_file()):
                 found[key] = np.load(file)
                 continue
-            found[key] = reference_of(config, parts, group, score, weights)
+            found[key] = reference_of(config, parts, group, score, weights())
             if is_main():
                 keep(file, found[key])
     return found

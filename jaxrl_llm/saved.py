@@ -1,6 +1,7 @@
 """Models on disk: how a run, a checkpoint, a Hugging Face or a PEFT directory is found, and opened."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from jaxrl_llm.workdir import CONFIG
 
 @dataclass(frozen=True)
 class Base:
-    """The model that adapters were trained on, and that their checkpoints do not have."""
+    """The model that a run began from, where it needs that further: under adapters, or as the reference."""
 
     path: str  # absolute, or empty: random weights, by the config's seed
     fingerprint: str
@@ -96,6 +97,7 @@ class SavedModel:
     files: Callable[[], list[Path]]  # that hold the weights
     adapters: Callable[[str, Mesh], Adapters] | None = None  # of a run that trained such: of a role, not yet added in
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """The sha256 of the weights' files: another one for other weights."""
         digest = hashlib.sha256()
@@ -182,7 +184,7 @@ def find_base(card: Card, workdir: Path) -> SavedModel | None:
         raise UserError(
             f"{workdir} holds adapters for {card.base.path}, which is not there any more:\n{error}"
         ) from None
-    if found.fingerprint() != card.base.fingerprint:
+    if found.fingerprint != card.base.fingerprint:
         raise UserError(
             f"{workdir} holds adapters for {card.base.path}, whose weights are others now\n"
             "  mend: put back the ones that the adapters were trained on"

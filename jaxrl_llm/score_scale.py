@@ -26,6 +26,7 @@ def measure_scale(
     weights = parts.roles(state.params, state.fixed)
     found = []
     for store in stores.values():
+        with_one = None if parts.algo.consumes is Pairs else np.flatnonzero(store.label == 1)
         for batch, where in eval_groups(
             store,
             data,
@@ -34,6 +35,7 @@ def measure_scale(
             batch_size=config.training.batch_size // config.training.micro_batches,
             sharding=parts.rows_sharding,
             max_rows=-(-config.eval.scale_prompts // len(stores)),
+            examples=with_one,
         ):
             score_N = np.asarray(judge(weights, batch)[2])
             found.append(score_N[is_reference(store, where, ranked=isinstance(batch, Pairs))])

@@ -68,6 +68,12 @@ def refuse_other_run(workdir: Path, before: Config, now: Config) -> None:
         )
 
 
+def refuse_taken(out: Path) -> None:
+    """A UserError where `out` is there and not an empty folder."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: is there already, and shall not be overwritten\n  mend: name a new or empty folder")
+
+
 @contextmanager
 def new_directory(out: Path) -> Iterator[Path]:
     """A folder to fill, which becomes `out` when the block ends well, and is gone when it does not.
@@ -76,8 +82,7 @@ def new_directory(out: Path) -> Iterator[Path]:
         UserError: `out` is there and not empty, or cannot be made.
         StorageFailed: the disk gave up on the way.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: is there already, and shall not be overwritten\n  mend: name a new or empty folder")
+    refuse_taken(out)
     draft = Path(os.path.abspath(out)).with_name(f".{out.name}.partial")
     try:
         shutil.rmtree(draft, ignore_errors=True)

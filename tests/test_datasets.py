@@ -47,9 +47,9 @@ def test_what_reads_no_column_needs_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [KtoConfig(), RewardConfig(loss="pointwise")], ids=["kto", "pointwise"])
-@pytest.mark.parametrize(("labels", "missing"), [((1, 1), "unwanted"), ((0, 0), "wanted"), ((0, 1), None)])
+@pytest.mark.parametrize(("labels", "missing"), [((1, 1), "unwanted"), ((0, 0), "wanted"), ((0, 1, 1), None)])
 def test_labels_of_one_kind_teach_nothing(
-    tmp_path: Path, config: KtoConfig | RewardConfig, labels: tuple[int, int], missing: str | None
+    tmp_path: Path, config: KtoConfig | RewardConfig, labels: tuple[int, ...], missing: str | None
 ) -> None:
     store = write_sequences(tmp_path / "s", [Encoded([1, 5], ANSWERS[:1], label=label) for label in labels])
     if missing is None:
@@ -79,3 +79,9 @@ def test_skipped_rows_are_kept_and_what_is_evaluated_is_shown(
     assert f"accuracy {100 * last['accuracy']:5.1f} % ({100 * last['accuracy_low']:4.1f} to" in printed
     ratings = figures["evals"]["validation"]["details"]["by_rating"]
     assert sum(found["pairs"] for found in ratings.values()) == last["pairs"] == 11
+
+
+def test_one_reference_answer_has_no_deviation(tmp_path: Path) -> None:
+    store = write_sequences(tmp_path / "s", [Encoded([1, 5], ANSWERS[:1], label=label) for label in (0, 1)])
+    with pytest.raises(UserError, match="it takes two to say how a reward model's scores lie"):
+        refuse_idle_options(RewardConfig(loss="pointwise"), {"data": store})

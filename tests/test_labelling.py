@@ -431,3 +431,11 @@ def test_summary(tmp_path: Path) -> None:
 
     items = [*ABCD[:3], item("abcd", id="D"), item("abcd", id="E"), *(item(id=id) for id in "FGH")]
     Files(tmp_path).run(items, "ann", run)
+
+
+def test_an_id_that_was_another_prompts_is_refused(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.run(ABCD, "ann", lambda session: session.keep(session.todo[0], [0, 1], FIRST, 1))
+    other = dataclasses.replace(ABCD[0], prompt=({"role": "user", "content": "Something else?"},))
+    with pytest.raises(UserError, match="id 'A' is in the labels already, for another prompt"):
+        files.run([other], "ann", ids)

@@ -145,13 +145,16 @@ class Opened:
     parts: Assembly
     data: Datasets
     state: TrainState
+    fingerprint: str  # of the weights it begins with
 
     @staticmethod
     def of(config: Config, devices: int) -> "Opened":
         """At step 0."""
         start, assembly = begin(config), assemble(config, jax.devices()[:devices])
         data = open_datasets(config, assembly, start)
-        return Opened(config, assembly, data, assembly.new_state(start.weights(assembly.mesh), config.seed))
+        return Opened(
+            config, assembly, data, assembly.new_state(start.weights(assembly.mesh), config.seed), start.fingerprint()
+        )
 
     def evaluate(self) -> dict[str, dict[str, Any]]:
         """The figures of every held-out set, before the first step."""

@@ -99,6 +99,13 @@ def _fits(config: Config) -> Iterator[Problem]:
                 yield Problem((*path, "holdout_rows"), "says the same as holdout: set one of them")
     elif config.eval.examples:
         yield Problem(("eval", "examples"), "are conversations or preferences, and the data is text: see eval.corpora")
+    adapter = getattr(config.trainable, "adapter", None)
+    if adapter is not None and (algo.frozen or getattr(algo, "reference", None) == "cached"):
+        yield Problem(
+            ("trainable", "adapter"),
+            f"the reference would be the model without it, and algo.kind={algo.kind} measures from where it began; "
+            f"init_from={adapter} adds it in first",
+        )
     if config.eval.corpora and "policy" not in algo.trained:
         yield Problem(("eval", "corpora"), "is text for a language model; this run trains a reward model")
 

@@ -35,6 +35,7 @@ REASONS: dict[str, tuple[str, str | None]] = {
     "identical": ("have answers that are the same", "a larger data.max_length where they were cut, or take these out"),
     "overlong": ("are too long", None),
     "tied": ("are ties only", None),
+    "unwanted": ("are answers that are not wanted", None),
 }
 
 
@@ -149,7 +150,7 @@ def _build(
 
             def reject(error: object, row: object) -> None:
                 counts.update(["read", "invalid"])
-                invalid.write(json.dumps({"error": str(error), "row": row}, ensure_ascii=False, default=str) + "\n")
+                invalid.write(json.dumps({"error": str(error), "row": row}, default=str) + "\n")
 
             examples = read_examples(corpus, want, part, None if strict else reject, bar)
             encode = functools.partial(encode_all, encoder, strict)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from jaxrl_llm.data.chat import Template, tokenize_prompt, tokenize_turns
-from jaxrl_llm.data.examples import Answer, Comparison, Conversation, Example, Judgement, Message
+from jaxrl_llm.data.examples import Answer, Comparison, Conversation, Example, Judgement, Message, Unwanted
 from jaxrl_llm.data.sequences import Encoded
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.errors import UserError
@@ -24,10 +24,10 @@ class LeftOut:
     """An example that is not trained on.
 
     empty: no answer says anything; untrained: no token that counts is left; overlong: it would have to be cut;
-    identical: its answers are the same; tied: no answer is better than another.
+    identical: its answers are the same; tied: no answer is better than another; unwanted: its answer is not wanted.
     """
 
-    reason: Literal["empty", "untrained", "overlong", "identical", "tied"]
+    reason: Literal["empty", "untrained", "overlong", "identical", "tied", "unwanted"]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Encoder:
             UserError: the template refuses it, or the tokens of prompt and answer do not begin with the prompt's.
         """
         try:
+            if isinstance(example, Unwanted):
+                return LeftOut("unwanted")
             if isinstance(example, Conversation):
                 return self._conversation(example)
             return self._comparison(example) if isinstance(example, Comparison) else self._judgement(example)
@@ -89,12 +91,15 @@ class Encoder:
         if not _says_something(example.answer):
             return LeftOut("empty")
         prompt = self._prompt(example.prompt)
-        fitting = self._fit(prompt, [self._answer(prompt, example.prompt, example.answer)])
+        both = [answer for answer in (example.answer, example.beside) if answer is not None and _says_something(answer)]
+        fitting = self._fit(prompt, [self._answer(prompt, example.prompt, answer) for answer in both])
         if fitting is None:
             return LeftOut("overlong")
-        cut_prompt, [answer], cut = fitting
+        cut_prompt, [answer, *beside], cut = fitting
         if not any(answer[1]):
             return LeftOut("untrained")
+        if any(other[0] == answer[0] for other in beside):
+            return LeftOut("identical")
         return Encoded(
             cut_prompt, [answer], safety=example.safety, subset=example.subset, label=int(example.label), cut=cut
         )
@@ -182,7 +187,8 @@ def ghost(messages: Sequence[Message], weights: Sequence[float]) -> tuple[tuple[
     asked = [number for number, message in enumerate(rest) if message["role"] == "user"]
     for number in asked:
         said = rest[number]["content"]
-        question = said.removeprefix(instruction).lstrip() or said
+        rest_of = said.removeprefix(instruction)
+        question = rest_of.lstrip() if rest_of[:1].isspace() else said  # not within a word
         content = question if number != asked[0] or not instruction else f"{instruction}\n\n{question}"
         rest[number] = {**rest[number], "content": content}
     return tuple(rest), tuple(weights[1:])

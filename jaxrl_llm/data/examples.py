@@ -44,6 +44,14 @@ class Judgement:
     origin: str
     safety: bool = False
     subset: str | None = None
+    beside: Answer | None = None  # the answer it was compared with: both keep the same prompt when it has to be cut
 
 
-Example = Conversation | Comparison | Judgement
+@dataclass(frozen=True)
+class Unwanted:
+    """A row that was read where wanted answers alone are: counted, not trained on."""
+
+    origin: str
+
+
+Example = Conversation | Comparison | Judgement | Unwanted

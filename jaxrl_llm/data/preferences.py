@@ -110,6 +110,7 @@ def eval_groups(
     batch_size: int,
     sharding: NamedSharding,
     max_rows: int | None = None,
+    examples: np.ndarray | None = None,
     references: np.ndarray | None = None,
     mismatch: bool = False,
     mismatched_references: np.ndarray | None = None,
@@ -124,12 +125,12 @@ def eval_groups(
         batch_size: examples of a batch; the last has what is left.
         sharding: of the arrays [R, T].
         max_rows: examples, None: all.
+        examples: int64 numbers of those that are wanted; None: all.
         references: summed log-probabilities of the store's answers under the reference, float32 [A], nats.
         mismatch: fill `Labelled.mismatched`.
         mismatched_references: as `references`, of the `mismatched_answers`.
     """
-    n_examples = len(store.prompt_lengths)
-    examples = np.arange(n_examples if max_rows is None else min(max_rows, n_examples))
+    examples = (np.arange(len(store.prompt_lengths)) if examples is None else examples)[:max_rows]
     whole = len(examples) // batch_size * batch_size
     batches = [examples[:whole].reshape(-1, batch_size), examples[None, whole:]]
     batches = [batch for batch in batches if batch.size]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxrl_llm.data.config import ExamplesConfig
-from jaxrl_llm.data.examples import Comparison, Conversation, Example, Judgement
+from jaxrl_llm.data.examples import Comparison, Conversation, Example, Judgement, Unwanted
 from jaxrl_llm.data.inputs import Input, OnRead, Part, find_inputs, form_by_name, ignore, training_share
 from jaxrl_llm.data.records import Record, parse_row, read_records
 from jaxrl_llm.data.row_formats import COLUMNS, FORMATS, RowFormat, recognise
@@ -208,27 +208,22 @@ def _converted(example: Example, want: Want) -> tuple[Example, ...]:
         best, worst = min(example.ranks), max(example.ranks)
         if best == worst:
             raise UserError(f"{example.origin}: all answers tie, so that none is wanted or unwanted\n  mend: {MEND}")
-        return tuple(
-            Judgement(
-                example.prompt,
-                example.answers[example.ranks.index(rank)],
-                rank == best,
-                example.origin,
-                safety=example.safety,
-                subset=example.subset,
-            )
-            for rank in (best, worst)
+        wanted, unwanted = (example.answers[example.ranks.index(rank)] for rank in (best, worst))
+        common: dict[str, Any] = {"safety": example.safety, "subset": example.subset}
+        return (
+            Judgement(example.prompt, wanted, True, example.origin, beside=unwanted, **common),
+            Judgement(example.prompt, unwanted, False, example.origin, beside=wanted, **common),
         )
     return (example,)
 
 
-def _conversations(example: Example) -> tuple[Conversation, ...]:
-    if isinstance(example, Conversation):
+def _conversations(example: Example) -> tuple[Example, ...]:
+    if isinstance(example, Conversation | Unwanted):
         return (example,)
     if isinstance(example, Comparison):
         answer = example.answers[example.ranks.index(0)]
     elif example.label:
         answer = example.answer
     else:
-        return ()
+        return (Unwanted(example.origin),)
     return (after_prompt(example.prompt, answer, example.origin),)

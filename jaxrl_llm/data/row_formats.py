@@ -100,7 +100,9 @@ def read_completion(row: Row, origin: str) -> Conversation:
     prompt, column = row_parts.prompt_of(row, "prompt"), needed(row, ANSWER)
     answer = row_parts.answer_of(row[column], prompt, column)
     row_parts.check_answers(prompt, (answer,))
-    return row_parts.after_prompt(prompt, answer, origin)
+    said = row[column]
+    weights = turns.weights_of(said, column) if isinstance(said, list) else None
+    return row_parts.after_prompt(prompt, answer, origin, None if weights is None else weights[-len(answer) :])
 
 
 def read_pair(row: Row, origin: str) -> Comparison:
@@ -114,7 +116,8 @@ def read_pair(row: Row, origin: str) -> Comparison:
     """
     if present(row, PROMPT) is None:
         whole = [turns.turns_of(row[name], "assistant", name) for name in PAIR]
-        return row_parts.pair_of(row, *turns.split_common(whole), origin)
+        prompt, answers = turns.split_common(whole)
+        return row_parts.pair_of(row, row_parts.with_system(row, prompt, PAIR[0]), answers, origin)
     prompt = row_parts.prompt_of(row)
     return row_parts.pair_of(row, prompt, tuple(row_parts.answer_of(row[name], prompt, name) for name in PAIR), origin)
 

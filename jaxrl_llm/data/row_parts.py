@@ -35,8 +35,13 @@ def needed(row: Row, slot: Slot) -> str:
 def prompt_of(row: Row, column: str | None = None) -> tuple[Message, ...]:
     """The messages of the column that is the prompt, or of a given one."""
     column = column or needed(row, PROMPT)
-    system = _system(row)
     messages = _instruction(row) if column == "instruction" else turns.turns_of(row[column], "user", column)
+    return with_system(row, messages, column)
+
+
+def with_system(row: Row, messages: tuple[Message, ...], column: str) -> tuple[Message, ...]:
+    """The messages of a column after the row's `system`, if it has one."""
+    system = _system(row)
     if system and messages[0]["role"] == "system":
         turns.misfit("system", f"nothing, since `{column}` has a system message", row["system"])
     return (*system, *messages)
@@ -72,11 +77,18 @@ def conversation_of(row: Row, column: str, origin: str) -> Conversation:
     return Conversation(messages, weights, origin)
 
 
-def after_prompt(prompt: tuple[Message, ...], answer: Answer, origin: str) -> Conversation:
-    """A conversation of which the answer alone is trained on, not what the assistant says in its prompt."""
+def after_prompt(
+    prompt: tuple[Message, ...], answer: Answer, origin: str, weights: tuple[float, ...] | None = None
+) -> Conversation:
+    """A conversation of which the answer alone is trained on, not what the assistant says in its prompt.
+
+    `weights`: of the answer's messages, where they state some.
+    """
     earlier = any(message["role"] == "assistant" for message in prompt)
-    weights = (*(0.0 for _ in prompt), *(1.0 for _ in answer)) if earlier else None
-    return Conversation((*prompt, *answer), weights, origin)
+    if weights is None and not earlier:
+        return Conversation((*prompt, *answer), None, origin)
+    counts = (*(0.0 for _ in prompt), *(weights or (1.0 for _ in answer)))
+    return Conversation((*prompt, *answer), counts, origin)
 
 
 def answer_of(value: Any, prompt: tuple[Message, ...], column: str) -> Answer:

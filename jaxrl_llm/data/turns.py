@@ -11,6 +11,7 @@ from jaxrl_llm.errors import UserError
 
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 MESSAGE = '{"role", "content"} or {"from", "value"}'
+LARGEST = 3e38  # of numbers in rows: float32 has none larger
 _SPEAKER = re.compile(r"(?:\A|\n\n)(Human|Assistant):")  # begins a turn of a dialogue
 
 
@@ -58,7 +59,7 @@ def text_of(value: Any, column: str) -> str:
 
 def number_of(value: Any, column: str, minimum: float = -math.inf) -> float:
     """A finite number, and no less than `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= LARGEST:
         misfit(column, "a number" if minimum == -math.inf else f"a number of at least {minimum:g}", value)
     return float(value)
 

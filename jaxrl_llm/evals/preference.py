@@ -142,4 +142,8 @@ def _by_margin(margin_P: np.ndarray, filled_P: np.ndarray) -> dict[str, np.ndarr
         return {f"{value:g}": said_P & (margin_P == value) for value in values}
     ends = np.quantile(margin_P[said_P], [0, 0.25, 0.5, 0.75, 1])
     quarter_P = np.clip(np.searchsorted(ends, margin_P, side="right") - 1, 0, 3)
-    return {f"{ends[q]:.3g} to {ends[q + 1]:.3g}": said_P & (quarter_P == q) for q in range(4)}
+    groups: dict[str, np.ndarray] = {}
+    for q in range(4):  # quarters whose ends look alike are one
+        name = f"{ends[q]:.3g} to {ends[q + 1]:.3g}"
+        groups[name] = groups.get(name, False) | (said_P & (quarter_P == q))
+    return groups

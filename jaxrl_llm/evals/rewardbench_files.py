@@ -18,6 +18,7 @@ from jaxrl_llm.data.examples import Answer, Comparison, Message
 from jaxrl_llm.data.inputs import find_inputs, form_by_name
 from jaxrl_llm.data.records import Record, parse_row, read_records
 from jaxrl_llm.data.row_formats import recognise
+from jaxrl_llm.data.turns import check_answer
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.evals.rewardbench import SECTIONS, TIES, Question, Version
 
@@ -175,7 +176,14 @@ def _answers(value: Any, where: str) -> tuple[Answer, ...]:
 
 def _answer(value: Any, where: str) -> Answer:
     """A string, possibly empty, is what the assistant says."""
-    return ({"role": "assistant", "content": value},) if isinstance(value, str) else _messages(value, where)
+    if isinstance(value, str):
+        return ({"role": "assistant", "content": value},)
+    messages = _messages(value, where)
+    try:
+        check_answer(messages)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return messages
 
 
 def _messages(value: Any, where: str) -> tuple[Message, ...]:

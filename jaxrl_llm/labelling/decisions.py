@@ -151,13 +151,13 @@ def make_row(item: Item, order: Sequence[int], decision: Decision, labeller: str
     """
     places = sorted(range(len(order)), key=lambda place: decision.ranks[place])
     best_first = [order[place] for place in places]
-    answers = [_written(item.answers[i], "assistant") for i in best_first]
+    answers = [written(item.answers[i], "assistant") for i in best_first]
     pair = len(answers) == 2 and not decision.tie
     ranked = {"answers": answers, "ranks": [decision.ranks[place] for place in places]}
     return {
         "labeller": labeller,
         "id": item.id,
-        "prompt": _written(item.prompt, "user"),
+        "prompt": written(item.prompt, "user"),
         **(dict(zip(("chosen", "rejected"), answers, strict=True)) if pair else ranked),
         **({} if decision.rating is None else {"rating": decision.rating}),
         **({} if decision.safe is None else {"safe": [decision.safe[place] for place in places]}),
@@ -169,7 +169,7 @@ def make_row(item: Item, order: Sequence[int], decision: Decision, labeller: str
     }
 
 
-def _written(messages: Sequence[Message], role: str) -> str | list[dict[str, str]]:
+def written(messages: Sequence[Message], role: str) -> str | list[dict[str, str]]:
     """As a column has it: one message of this role is a string."""
     alone = len(messages) == 1 and messages[0]["role"] == role
     return messages[0]["content"] if alone else [dict(message) for message in messages]

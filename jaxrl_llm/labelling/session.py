@@ -2,11 +2,12 @@
 
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from jaxrl_llm.errors import UserError
 from jaxrl_llm.labelling.candidates import Item
-from jaxrl_llm.labelling.decisions import Decision, make_row, skip_row
+from jaxrl_llm.labelling.decisions import Decision, make_row, skip_row, written
 from jaxrl_llm.labelling.ledger import Ledger
 
 ALIKE = "no two answers differ"
@@ -33,6 +34,7 @@ class Session:
         self._items = {item.id: item for item in items}
         self._labelled, self._skipped, self._labeller = labelled, skipped, labeller
         known = {row["id"] for row in [*self._own(labelled), *self._own(skipped)]}
+        refuse_other_prompts(self._items, self._own(labelled))
         alike = [item for item in items if len(item.answers) < 2 and item.id not in known]
         skipped.append(*(skip_row(item, labeller, ALIKE) for item in alike))
         known |= {item.id for item in alike}
@@ -95,3 +97,14 @@ class Session:
                 break
             count += 1
         return count
+
+
+def refuse_other_prompts(items: Mapping[str, Item], rows: Sequence[Mapping[str, Any]]) -> None:
+    """A UserError where an id of the candidates has been labelled for another prompt: it would never be asked about."""
+    for row in rows:
+        item = items.get(row["id"])
+        if item is not None and row["prompt"] != written(item.prompt, "user"):
+            raise UserError(
+                f"{item.origin}: its id {item.id!r} is in the labels already, for another prompt\n"
+                "  mend: ids of their own for these candidates, or another file for their labels"
+            )

@@ -19,6 +19,7 @@ from jaxrl_llm.parallel.mesh import BATCH_AXES
 # (q_BTHC, k_BTKC, v_BTKC, segments_BT or None, parents_BT or None, window or None, mesh) -> out_BTHC
 Attention = Callable[[Array, Array, Array, Array | None, Array | None, int | None, Mesh], Array]
 
+CUDNN_CHANNELS = 128  # larger heads need a Hopper
 SPLASH_TILE = 128  # a TPU's lane width: rows and head sizes must be whole multiples of it
 
 
@@ -45,7 +46,12 @@ def _dot_product(
     *,
     kernel: Literal["xla", "cudnn"],
 ) -> Array:
-    """JAX's own attention: `xla` is einsum, float32 softmax, einsum; `cudnn` is NVIDIA's fused kernel."""
+    """JAX's own attention: `xla` is einsum, float32 softmax, einsum; `cudnn` is NVIDIA's fused kernel.
+
+    cuDNN takes no mask of odd length: such rows go through XLA.
+    """
+    if segments_BT is not None and segments_BT.shape[1] % 2:
+        kernel = "xla"
     return jax.nn.dot_product_attention(
         q_BTHC,
         k_BTKC,
@@ -112,6 +118,11 @@ ATTENTION: Mapping[str, Attention] = {
 }
 
 
+def fits_cudnn(channels: int) -> bool:
+    """Whether cuDNN's kernel takes heads of this size, on all the GPUs that have it."""
+    return channels % 8 == 0 and channels <= CUDNN_CHANNELS
+
+
 def choose_attention(name: str, dtype: jnp.dtype, channels: int, mesh: Mesh) -> str:
     """The implementation that `auto` stands for on this mesh's devices; a named one is checked against them.
 
@@ -123,6 +134,11 @@ def choose_attention(name: str, dtype: jnp.dtype, channels: int, mesh: Mesh) -> 
             f"compute.attention=cudnn needs an NVIDIA GPU and compute.dtype=bfloat16; here: {platform}, {dtype.name}\n"
             "  mend: compute.attention=auto"
         )
+    if name == "cudnn" and not fits_cudnn(channels):
+        raise UserError(
+            f"compute.attention=cudnn takes heads of a multiple of 8 channels, at most {CUDNN_CHANNELS}; "
+            f"here: {channels}\n  mend: compute.attention=auto"
+        )
     if name == "splash" and (platform != "tpu" or channels % SPLASH_TILE):
         raise UserError(
             f"compute.attention=splash needs a TPU and heads of a multiple of {SPLASH_TILE} channels; "
@@ -130,7 +146,7 @@ def choose_attention(name: str, dtype: jnp.dtype, channels: int, mesh: Mesh) -> 
         )
     if name != "auto":
         return name
-    if platform in ("gpu", "cuda") and dtype != jnp.float32:
+    if platform in ("gpu", "cuda") and dtype != jnp.float32 and fits_cudnn(channels):
         return "cudnn"
     if platform == "tpu" and channels % SPLASH_TILE == 0:
         return "splash"

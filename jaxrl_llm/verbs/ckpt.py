@@ -125,10 +125,9 @@ def _read(workdir: Path, checkpoints: "Checkpoints", step: int, template: "Train
     """Read all of a checkpoint; in words what was read.  Raises UserError where that cannot be, or is not finite."""
     import numpy as np
 
-    from jaxrl_llm.saved import Card, find_base
+    from jaxrl_llm.saved import Card
 
-    card = Card.from_json(checkpoints.run_json(step))
-    find_base(card, workdir)
+    Card.from_json(checkpoints.run_json(step))
     n_arrays = n_bytes = 0
     for name, array in checkpoints.read_all(step, template):
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():

@@ -59,10 +59,12 @@ def run(args: argparse.Namespace) -> int:
 
     from jaxrl_llm import eval_report
     from jaxrl_llm.parallel import runtime
-    from jaxrl_llm.parallel.distributed import is_main
-    from jaxrl_llm.workdir import new_directory
+    from jaxrl_llm.parallel.distributed import is_main, main_first
+    from jaxrl_llm.workdir import new_directory, refuse_taken
 
     runtime.start()
+    if args.out:
+        main_first(lambda: refuse_taken(Path(args.out)))
     with new_directory(Path(args.out)) if args.out and is_main() else nullcontext() as draft:
         figures, scores = measure(args)
         if draft:

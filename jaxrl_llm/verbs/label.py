@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 HELP = """Compare answers in the terminal: which model wrote which is not shown, and their order is shuffled.
 Each decision is saved at once; the same command goes on where it stopped."""
 KEYS = "1, 2 or t (tie), or an order such as 2 1=3; s skips, b goes back, q quits, ? helps"
+NEXT = "reward/stories260k_hh"  # the recipe to go on with: pairs and rankings, ratings or none
 SKIPPED = ".skipped"  # behind the name of OUT.jsonl: a glob of *.jsonl does not find it
 
 
@@ -146,5 +147,5 @@ def sum_up(session: "Session", out: Path) -> str:
     if summary.seconds is not None:
         lines.append(f"{summary.seconds:.0f} s an item (median) -> {out}")
     if summary.labelled > summary.ties:
-        lines += ["try next:", f"  jaxrl-llm train reward/debug {shlex.quote(f'data.path={out}')}"]
+        lines += ["try next:", f"  jaxrl-llm train {NEXT} init_from=RUN {shlex.quote(f'data.path={out}')}"]
     return "\n".join(lines)

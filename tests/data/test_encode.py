@@ -9,7 +9,7 @@ import pytest
 
 from jaxrl_llm.data.chat import BUNDLED, Template, find_template, tokenize_chat, tokenize_prompt
 from jaxrl_llm.data.encode import Encoder, LeftOut, Refused, encode_all, ghost
-from jaxrl_llm.data.examples import Comparison, Conversation, Judgement
+from jaxrl_llm.data.examples import Comparison, Conversation, Judgement, Unwanted
 from jaxrl_llm.data.sequences import Encoded, write_sequences
 from jaxrl_llm.data.tokenizers import BytesTokenizer, load_tokenizer, train_sentencepiece
 from jaxrl_llm.errors import UserError
@@ -225,3 +225,27 @@ def test_a_template_that_changes_the_prompt_is_refused():
 def test_an_encoder_goes_to_another_process(tokenizer):
     encode = Encoder(tokenizer, find_template(tokenizer, "llama3"), LONG)
     assert pickle.loads(pickle.dumps(encode))(comparison("a", "b")) == encode(comparison("a", "b"))
+
+
+def test_judged_apart_two_answers_still_have_one_prompt():
+    prompt, long, short = tuple(talk("x" * 60)), "a" * 40, "b"
+    answers = [({"role": "assistant", "content": content},) for content in (long, short)]
+    found = [
+        encoder(80)(Judgement(prompt, mine, True, "x:1", beside=other)) for mine, other in (answers, answers[::-1])
+    ]
+    assert found[0].prompt == found[1].prompt
+    assert found[0].cut
+    assert found[0].prompt != encoder(80)(Judgement(prompt, answers[1], True, "x:1")).prompt
+    same = Judgement(prompt, answers[1], True, "x:1", beside=answers[1])
+    assert encoder()(same) == LeftOut("identical")
+    assert encoder()(Unwanted("x:1")) == LeftOut("unwanted")
+
+
+def test_ghost_attention_does_not_cut_words():
+    messages = [
+        {"role": "system", "content": "Answer"},
+        *talk("Answer me", "a", "Answering machines?", "b", "Answer why"),
+    ]
+    found, _ = ghost(messages, (1.0,) * len(messages))
+    asked = [message["content"] for message in found if message["role"] == "user"]
+    assert asked == ["Answer\n\nme", "Answering machines?", "why"]

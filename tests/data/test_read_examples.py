@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jaxrl_llm.data.config import ExamplesConfig
-from jaxrl_llm.data.examples import Comparison, Conversation, Judgement
+from jaxrl_llm.data.examples import Comparison, Conversation, Judgement, Unwanted
 from jaxrl_llm.data.read_examples import Want, read_examples, recognised
 from jaxrl_llm.errors import UserError
 
@@ -184,8 +184,9 @@ def test_a_comparison_as_judgements_and_as_a_conversation(tmp_path: Path) -> Non
     path = write(tmp_path / "a.jsonl", [row])
     best, worst = read(path, "judgement")
     ask, origin = ({"role": "user", "content": "q"},), f"{path}:1"
-    assert best == Judgement(ask, ({"role": "assistant", "content": "a"},), True, origin, safety=True, subset="x")
-    assert worst == Judgement(ask, ({"role": "assistant", "content": "c"},), False, origin, safety=True, subset="x")
+    good, bad = (({"role": "assistant", "content": content},) for content in "ac")
+    assert best == Judgement(ask, good, True, origin, beside=bad, safety=True, subset="x")
+    assert worst == Judgement(ask, bad, False, origin, beside=good, safety=True, subset="x")
     [conversation] = read(path, "conversation")
     assert said(conversation) == ["q", "a"]
     write(path, [{**row, "ranks": [1, 1, 1]}])
@@ -203,7 +204,9 @@ def test_of_a_longer_prompt_the_answer_alone_is_trained_on(tmp_path: Path) -> No
 def test_wanted_answers_as_conversations(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", LABELLED)
     assert [e.label for e in read(path, "judgement")] == [False, True, False, True]
-    assert [e.origin for e in read(path, "conversation")] == [f"{path}:2", f"{path}:4"]
+    found = read(path, "conversation")
+    assert [type(example) for example in found] == [Unwanted, Conversation, Unwanted, Conversation]
+    assert [example.origin for example in found] == [f"{path}:{line}" for line in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize(

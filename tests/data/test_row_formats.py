@@ -320,3 +320,22 @@ def test_what_is_right_in_form_is_left_to_be_counted() -> None:
     assert read({**PAIR, "rejected": "4"}).answers == (YES, YES)
     assert read({**PAIR, "chosen": ""}).answers[0] == (bot(""),)
     assert read({"instruction": "a", "output": ""}).messages[-1] == bot("")
+
+
+def test_a_system_prompt_beside_whole_dialogues() -> None:
+    row = {"system": "Be brief.", "chosen": [*ASK, *YES], "rejected": [*ASK, *NO]}
+    assert read(row, "pairs").prompt == (system("Be brief."), *ASK)
+    with pytest.raises(UserError, match="has a system message"):
+        read({**row, "chosen": [system("x"), *ASK, *YES], "rejected": [system("x"), *ASK, *NO]})
+
+
+def test_a_completion_may_state_weights() -> None:
+    half = {**bot("4"), "weight": 0.5}
+    assert read({"prompt": "2+2?", "completion": [half]}).weights == (0.0, 0.5)
+    assert read({"prompt": [*ASK], "completion": [*ASK, half]}).weights == (0.0, 0.5)
+
+
+@pytest.mark.parametrize("number", [10**400, 1e39])
+def test_numbers_that_float32_does_not_have(number: float) -> None:
+    with pytest.raises(UserError, match="`margin`: expected a number"):
+        read({"prompt": "a", "chosen": "b", "rejected": "c", "margin": number})

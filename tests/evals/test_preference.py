@@ -80,3 +80,9 @@ def test_calibration_by_hand() -> None:
     assert only["predicted"] == pytest.approx(0.75)
     assert only["observed"] == pytest.approx(0.75)
     assert found["error"] == pytest.approx(0)
+
+
+def test_quarters_that_look_alike_are_one() -> None:
+    margin_P = np.linspace(1000.1, 1000.6, 10)
+    found = compare(margin_P, np.zeros(10), margin_P=margin_P)["by_margin"]
+    assert sum(each["pairs"] for each in found.values()) == 10

@@ -1,6 +1,7 @@
 """Properties of the model that hold whatever the weights are."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -271,3 +272,15 @@ def test_positions_that_nobody_trains_cost_and_change_nothing(params: dict) -> N
     assert (logp_BT[~trained] == 0).all()
     masked = jax.jit(jax.grad(lambda p: (model.token_scores(p, batch).logp_BT * some.weights_BT).sum()))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), grads, masked)
+
+
+def test_heads_that_cudnn_does_not_take() -> None:
+    """On a description of a GPU: `auto` goes around them, a named cudnn says so."""
+    gpu: Any = SimpleNamespace(devices=np.asarray([SimpleNamespace(platform="gpu")]))
+    bf16 = jnp.dtype("bfloat16")
+    assert [choose_attention("auto", bf16, channels, gpu) for channels in (64, 128, 12, 256)] == [
+        *["cudnn"] * 2,
+        *["xla"] * 2,
+    ]
+    with pytest.raises(UserError, match="a multiple of 8 channels, at most 128; here: 12"):
+        choose_attention("cudnn", bf16, 12, gpu)

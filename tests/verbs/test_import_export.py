@@ -232,7 +232,7 @@ def test_adapters_go_out_alone_or_added_in(
         assert prompts[0].count(ours.tokenizer.bos_id) == 1
         assert each.tokenizer.stop_ids == ours.tokenizer.stop_ids
     assert find_model(adapter).config.init_from == str(base)
-    assert find_model(adapter).fingerprint() != find_model(base).fingerprint()
+    assert find_model(adapter).fingerprint != find_model(base).fingerprint
 
     onward = begin(load(runs.config("sft", tmp_path / "onward.yaml", init_from=str(adapter))))
     jax.tree.map(np.testing.assert_array_equal, ours.params, onward.weights(ours.mesh)["policy"])

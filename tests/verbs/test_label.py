@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from jaxrl_llm.cli import main
+from jaxrl_llm.config.layers import find_config
 from jaxrl_llm.data.config import ExamplesConfig
 from jaxrl_llm.data.examples import Comparison
 from jaxrl_llm.data.read_examples import read_examples
 from jaxrl_llm.labelling.candidates import read_candidates, shown_order
+from jaxrl_llm.verbs.label import NEXT
 
 SYSTEM = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a river."}]
 ROWS = [
@@ -210,3 +212,7 @@ def test_real_files_can_be_labelled_anew(shared_data: Path) -> None:
     counts = {file.name: len(read_candidates(file).items) for file in sorted(folder.glob("*.jsonl*"))}
     assert len(counts) == 4
     assert all(count > 200 for count in counts.values()), counts
+
+
+def test_the_next_command_has_a_config() -> None:
+    assert find_config(NEXT).is_file()

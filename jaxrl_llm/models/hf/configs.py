@@ -214,7 +214,7 @@ def config_json(model: LlamaConfig, head: Head, dtype: str, special: Json, score
         raw |= {"use_sliding_window": windowed, "max_window_layers": 0 if windowed else model.n_layers}
     if head == "scalar":
         raw |= {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-        raw[SCORE_SCALE] = asdict(score or ScoreScale())
+        raw |= {} if score is None else {SCORE_SCALE: asdict(score)}
     return raw
 
 
