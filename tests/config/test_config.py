@@ -214,6 +214,19 @@ def test_misfits_of_data(write: Callable[..., str]) -> None:
     )
 
 
+def test_what_an_algorithm_reads(write: Callable[..., str]) -> None:
+    assert "algo.kind=sft reads data.kind=chat, and this is text" in faults(write, BASE, "algo.kind=sft")[0]
+    pairs = "workdir: x\ndata: {kind: preferences, path: a, length: 64}\n"
+    assert "data.max_length: 65 is longer" in faults(write, pairs, "algo.kind=dpo", "data.max_length=65")[0]
+    both = faults(write, pairs, "algo.kind=dpo", "data.holdout=.1", "data.holdout_rows=3")
+    assert "says the same as holdout" in both[0]
+    assert "are conversations or preferences" in faults(write, BASE, "eval.examples.a.path=x")[0]
+    assert "is text for a language model" in faults(write, pairs, "algo.kind=reward", "eval.corpora.a.path=x")[0]
+    lora = ["trainable.kind=lora", "trainable.adapter=there"]
+    assert "init_from=there adds it in first" in faults(write, pairs, "algo.kind=dpo", *lora)[0]
+    assert load(write(pairs), ["algo.kind=simpo", *lora]).trainable.kind == "lora"
+
+
 def test_saved_and_loaded_is_the_same(write: Callable[..., str], tmp_path: Path) -> None:
     name = write(BASE + "model: {preset: llama3.1-8b, n_layers: 2}\noptim: {kind: muon, clip: .inf}\nseed: 3 # three\n")
     odd = [
