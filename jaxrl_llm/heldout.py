@@ -153,7 +153,7 @@ def make_judge(parts: Assembly) -> Judge:
 def judged(
     judge: Judge, weights: Params, store: SequenceStore, batches: Iterator[tuple[Any, Where]], parts: Assembly
 ) -> dict[str, Any]:
-    """Loss and metrics over a whole store; of comparisons also accuracy by rating, margin and subset, and calibration.
+    """Loss and metrics over a whole store; of scores also accuracy by rating, margin and subset, and calibration.
 
     Figures that are no numbers stand under `details`.
     """
@@ -165,6 +165,8 @@ def judged(
             sums[name] = sums.get(name, np.zeros(2)) + np.asarray([mean.total, mean.count], np.float64)
         if isinstance(batch, Pairs):
             columns.append(scored_pairs(score_N, batch, where, store))
+        elif "reward" in parts.algo.trained:
+            columns.append(scored_labels(score_N, where, store))
     means = {name: float(total / max(count, 1e-6)) for name, (total, count) in sums.items()}
     loss = math.fsum(weight * means.pop(f"term {name}") for name, weight in parts.algo.weights.items())
     figures: dict[str, Any] = {"loss": loss} | {name: value for name, value in means.items() if sums[name][1]}
@@ -191,6 +193,22 @@ def scored_pairs(score_N: np.ndarray, batch: Pairs, where: Where, store: Sequenc
         "subset": names[store.subset[examples_P]],
     }
     return {name: column[real_P] for name, column in columns.items()}
+
+
+def scored_labels(score_N: np.ndarray, where: Where, store: SequenceStore) -> dict[str, np.ndarray]:
+    """Answers judged one by one, as pairs with an answer of score 0, which σ(r) puts between wanted and unwanted."""
+    filled_N = where.example_N >= 0
+    examples, score = where.example_N[filled_N], score_N[filled_N]
+    wanted, border = store.label[examples] == 1, np.zeros_like(score)
+    names = np.asarray([*store.subsets, ""], object)
+    return {
+        "better": np.where(wanted, score, border),
+        "worse": np.where(wanted, border, score),
+        "weight": np.ones_like(score),
+        "margin": border,
+        "rating": np.full(len(score), -1),
+        "subset": names[store.subset[examples]],
+    }
 
 
 def compared(pairs: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -74,3 +74,16 @@ def test_before_the_first_step_nothing_tells_answers_apart(runs: Runs) -> None:
     assert figures["loss"] == pytest.approx(np.log(2), abs=1e-6)
     assert figures["rewards/margins"] == pytest.approx(0, abs=1e-6)
     assert {"by_rating", "by_subset", "calibration"} <= figures["details"].keys()
+
+
+def test_answers_judged_one_by_one_stand_against_zero(runs: Runs) -> None:
+    opened = open_model(runs("pointwise"), head="scalar")
+    store = runs.opened("pointwise").data.held_out.groups["validation"]
+    scores = answer_scores(opened.model, opened.params, store)
+    signed = np.where(store.label == 1, scores, -scores)
+    (row,) = rows(runs("pointwise"), "validation")
+    assert row["loss"] == pytest.approx(np.logaddexp(0, -signed).mean(), abs=1e-5)
+    assert row["accuracy"] == pytest.approx((signed > 0).mean())
+    assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+    found = json.loads((runs("pointwise") / "details.json").read_text())["sets"]["validation"]
+    assert sum(each["pairs"] for each in found["calibration"]["bins"]) == len(scores)
