@@ -101,7 +101,8 @@ def test_a_reward_model_keeps_how_its_scores_lie(runs: Runs, tmp_path: Path) -> 
 def test_a_policy_is_exported_with_the_template_that_it_learnt(runs: Runs, tmp_path: Path) -> None:
     exported(runs("dpo"), tmp_path / "out")
     again, ours = open_model(tmp_path / "out"), open_model(runs("dpo"))
-    assert again.tokenizer.chat_template == ours.card.template is not None
+    assert ours.card.template is not None
+    assert again.tokenizer.chat_template == with_bos(ours.tokenizer, ours.card.template) != ours.card.template
     row = np.asarray([ours.tokenizer.encode_document("oak bay?")])
     logits = [each.model.logits(each.params, row) for each in (ours, again)]
     np.testing.assert_allclose(*logits, atol=1e-5)
