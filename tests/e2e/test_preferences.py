@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.cli import main
+from jaxrl_llm.data.chat import with_bos
 from jaxrl_llm.saved import find_model, open_model
 from jaxrl_llm.training.checkpoint import Checkpoints
 from tests.launcher import rows
