@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
+from jaxrl_llm.algos.reward import RewardConfig
 from jaxrl_llm.assemble import Assembly
 from jaxrl_llm.config import Config
 from jaxrl_llm.data.chat import Template, find_template
@@ -59,9 +60,7 @@ def begin(config: Config) -> Begin:
         UserError: it is not there, or does not fit the config; or a run that goes on finds other weights there.
     """
     workdir = Path(config.workdir)
-    begun = (
-        find_model(workdir) if has_checkpoint(workdir) else None
-    )  # has all it needs in itself, but for fixed weights
+    begun = find_model(workdir) if has_checkpoint(workdir) else None  # it has all in itself but for fixed weights
     base = None if begun is None else begun.card.base  # the very checkpoint, though its run may have gone on since
     where = config.init_from if begun is None else base.path if base is not None else None
     initial = find_model(where) if where else None
@@ -85,8 +84,7 @@ def begin(config: Config) -> Begin:
 
 def keeps_base(config: Config) -> bool:
     """Whether a run needs the weights that it began from until its end: as reference, or under adapters."""
-    cached = getattr(config.algo, "reference", None) == "cached"
-    return cached or bool(config.algo.frozen) or isinstance(config.trainable, LoraConfig)
+    return config.algo.cached or bool(config.algo.frozen) or isinstance(config.trainable, LoraConfig)
 
 
 def choose_tokenizer(config: Config, initial: SavedModel | None) -> Tokenizer:
@@ -112,7 +110,7 @@ def choose_tokenizer(config: Config, initial: SavedModel | None) -> Tokenizer:
 
 def refuse_token(config: Config, initial: SavedModel | None, tokenizer: Tokenizer) -> None:
     """A UserError where there are no logits of which `algo.from_token` could be one, or no such token."""
-    token = getattr(config.algo, "from_token", None)
+    token = config.algo.from_token if isinstance(config.algo, RewardConfig) else None
     if token is None:
         return
     token_id(tokenizer, token)

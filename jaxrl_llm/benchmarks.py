@@ -40,7 +40,7 @@ def bench_train(
     batch, places = random_batch(config, parts, prompt_length, answer_length)
     before = time.perf_counter()
     inputs = (state.step, state.params, state.opt_state, state.fixed, batch)
-    compiled = parts.step.jitted.lower(*inputs).compile()  # type: ignore[attr-defined]
+    compiled = parts.step.jitted.lower(*inputs).compile()
     compile_s = time.perf_counter() - before
     state, metrics = parts.step(state, batch)
     jax.block_until_ready(metrics)

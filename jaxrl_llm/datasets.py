@@ -50,7 +50,7 @@ def open_datasets(config: Config, parts: Assembly, start: Begin) -> Datasets:
     stores, held_out = main_first(lambda: open_stores(config, parts, start))
     training: dict[str, Any] | None = None
     held: dict[str, dict[str, Any]] | None = None
-    if getattr(config.algo, "reference", None) == "cached":
+    if config.algo.cached:
         weights, fingerprint = functools.cache(lambda: start.weights(parts.mesh)), start.fingerprint()
         training = cached_references(config, parts, stores, weights, fingerprint)
         held = {

@@ -78,7 +78,6 @@ def random_answers(
     with tempfile.TemporaryDirectory() as folder:  # its arrays stay readable while they are mapped
         store = write_sequences(Path(folder) / "store", examples)
     zeros = np.zeros(n * k, np.float32)
-    cached = getattr(config.algo, "reference", None) == "cached"
     source = preference_source(
         {SINGLE: store},
         dataclasses.replace(data, path=SINGLE, mix={}),  # this store stands for all corpora
@@ -89,7 +88,7 @@ def random_answers(
         batch_size=n,
         micro_batches=config.training.micro_batches,
         sharding=parts.batch_sharding,
-        references={SINGLE: zeros, f"{SINGLE}/mismatched": zeros} if cached else None,
+        references={SINGLE: zeros, f"{SINGLE}/mismatched": zeros} if config.algo.cached else None,
         mismatch=parts.algo.mismatched,
     )
     batch, _ = source.next(None)  # type: ignore[arg-type]

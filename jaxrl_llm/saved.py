@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
+from jaxrl_llm.algos.reward import RewardConfig
 from jaxrl_llm.assemble import role_key, weights_template
 from jaxrl_llm.config import Config, load, of_huggingface
 from jaxrl_llm.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json
@@ -262,7 +263,7 @@ def starting_weights(config: Config, mesh: Mesh, initial: SavedModel | None) -> 
         there = starting_role(role, head, initial)
         tree = initial.weights(there, mesh)
         fresh = init_params({name: specs[name] for name in specs.keys() - tree.keys()}, key, mesh)
-        token = getattr(config.algo, "from_token", None)
+        token = config.algo.from_token if isinstance(config.algo, RewardConfig) else None
         if "score" in fresh and token is not None:
             column = token_id(initial.card.tokenizer, token)
             matrix_DV = tree["embed"].T if config.model.tie_embeddings else tree["unembed"]

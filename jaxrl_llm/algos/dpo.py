@@ -1,6 +1,7 @@
 """Direct preference optimisation and its nearest kin: one loss, and a table of link functions."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import jax
@@ -36,7 +37,12 @@ class DpoConfig:
     @property
     def frozen(self) -> Mapping[str, Head]:
         """The reference, where it is run in the step."""
-        return {"ref": "lm"} if self.reference == "step" else {}
+        return {} if self.cached else {"ref": "lm"}
+
+    @property
+    def cached(self) -> bool:
+        """Whether batches bring the reference's log-probabilities along."""
+        return self.reference == "cached"
 
     @model_validator(mode="after")
     def _fits(self) -> "DpoConfig":
@@ -107,7 +113,7 @@ def build(config: DpoConfig, models: Mapping[str, Model]) -> Algo:
     def prepare(params: Params, batch: Pairs) -> Pairs:
         """The batch [M, ...] with the reference's log-probabilities."""
         ref_MBA = frozen_log_probs(models["ref"].token_scores, params["ref"], batch.answers)
-        return batch.replace(answers=batch.answers.replace(ref_BA=ref_MBA))  # type: ignore[attr-defined]
+        return replace(batch, answers=replace(batch.answers, ref_BA=ref_MBA))
 
     return Algo(
         consumes=config.consumes,

@@ -1,6 +1,7 @@
 """KTO: preferences from answers that are wanted or not, one by one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import jax
@@ -34,7 +35,12 @@ class KtoConfig:
     @property
     def frozen(self) -> Mapping[str, Head]:
         """The reference, where it is run in the step."""
-        return {"ref": "lm"} if self.reference == "step" else {}
+        return {} if self.cached else {"ref": "lm"}
+
+    @property
+    def cached(self) -> bool:
+        """Whether batches bring the reference's log-probabilities along."""
+        return self.reference == "cached"
 
 
 def build(config: KtoConfig, models: Mapping[str, Model]) -> Algo:
@@ -86,10 +92,8 @@ def build(config: KtoConfig, models: Mapping[str, Model]) -> Algo:
         h_MBA = frozen_log_probs(policy_scores, params["policy"], other) - reference(params, other)
         total, count = mean_of(h_MBA, other.segment_BA > 0)
         z0 = jnp.maximum(total / jnp.maximum(count, 1.0), 0.0)
-        answers = batch.answers.replace(ref_BA=reference(params, batch.answers))  # type: ignore[attr-defined]
-        return batch.replace(  # type: ignore[attr-defined]
-            answers=answers, mismatched=None, z0=jnp.broadcast_to(z0, h_MBA.shape[:1])
-        )
+        answers = replace(batch.answers, ref_BA=reference(params, batch.answers))
+        return replace(batch, answers=answers, mismatched=None, z0=jnp.broadcast_to(z0, h_MBA.shape[:1]))
 
     return Algo(
         consumes=config.consumes,

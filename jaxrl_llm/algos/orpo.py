@@ -22,6 +22,7 @@ class OrpoConfig:
     kind: Literal["orpo"] = "orpo"
     trained: ClassVar[Mapping[str, Head]] = {"policy": "lm"}
     frozen: ClassVar[Mapping[str, Head]] = {}
+    cached: ClassVar[bool] = False
     consumes: ClassVar[type] = Pairs
     odds_weight: float = Field(default=0.1, gt=0.0)
     """λ: weight of the odds ratio beside the likelihood of the better answer."""

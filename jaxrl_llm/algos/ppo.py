@@ -1,6 +1,7 @@
 """Proximal policy optimisation for language models: a critic, a clipped policy and a clipped value loss."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
@@ -121,7 +122,7 @@ def build(config: PpoConfig, models: Mapping[str, Model], temperature: float = 1
         found["explained_variance"] = explained_variance(value_BT, return_BT, weights_BT)
         if config.whiten_advantages:
             advantage_BT = whiten(advantage_BT, weights_BT)
-        batch = batch.replace(value_BT=value_BT, advantage_BT=advantage_BT, return_BT=return_BT)  # type: ignore[attr-defined]
+        batch = replace(batch, value_BT=value_BT, advantage_BT=advantage_BT, return_BT=return_BT)
         return rollouts.with_statistics(batch, found)
 
     optional = {"entropy": -config.entropy_bonus, "ptx": config.ptx_weight}

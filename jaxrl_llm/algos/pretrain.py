@@ -18,6 +18,7 @@ class PretrainConfig:
     kind: Literal["pretrain"] = "pretrain"
     trained: ClassVar[Mapping[str, Head]] = {"policy": "lm"}
     frozen: ClassVar[Mapping[str, Head]] = {}
+    cached: ClassVar[bool] = False
     consumes: ClassVar[type] = Tokens
     z_loss: float = Field(default=0.0, ge=0.0)
     """Weight of mean(log Z squared), which keeps the softmax normaliser Z near 1 (PaLM, arXiv 2204.02311: 1e-4)."""

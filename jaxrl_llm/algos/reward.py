@@ -27,6 +27,7 @@ class RewardConfig:
 
     kind: Literal["reward"] = "reward"
     frozen: ClassVar[Mapping[str, Head]] = {}
+    cached: ClassVar[bool] = False
     loss: Literal["ranking", "pointwise"] = "ranking"
     """ranking: of two or more answers to a prompt (Bradley-Terry); pointwise: of answers judged one by one."""
     margin: Literal["none", "small", "large", "column"] = "none"

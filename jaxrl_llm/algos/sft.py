@@ -17,6 +17,7 @@ class SftConfig:
     kind: Literal["sft"] = "sft"
     trained: ClassVar[Mapping[str, Head]] = {"policy": "lm"}
     frozen: ClassVar[Mapping[str, Head]] = {}
+    cached: ClassVar[bool] = False
     consumes: ClassVar[type] = Tokens
 
 

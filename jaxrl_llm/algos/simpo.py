@@ -21,6 +21,7 @@ class SimpoConfig:
     kind: Literal["simpo"] = "simpo"
     trained: ClassVar[Mapping[str, Head]] = {"policy": "lm"}
     frozen: ClassVar[Mapping[str, Head]] = {}
+    cached: ClassVar[bool] = False
     consumes: ClassVar[type] = Pairs
     beta: float = Field(default=2.0, gt=0.0)
     """Scale of the reward β·l̄; the paper has 2 to 2.5."""

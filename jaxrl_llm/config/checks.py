@@ -7,6 +7,7 @@ from jaxrl_llm.config.problems import Problem
 from jaxrl_llm.config.root import Config
 from jaxrl_llm.data.config import CorpusConfig, DataConfig, ExamplesConfig
 from jaxrl_llm.models.llama import LlamaConfig
+from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.types import Tokens
 
 
@@ -99,8 +100,8 @@ def _fits(config: Config) -> Iterator[Problem]:
                 yield Problem((*path, "holdout_rows"), "says the same as holdout: set one of them")
     elif config.eval.examples:
         yield Problem(("eval", "examples"), "are conversations or preferences, and the data is text: see eval.corpora")
-    adapter = getattr(config.trainable, "adapter", None)
-    if adapter is not None and (algo.frozen or getattr(algo, "reference", None) == "cached"):
+    adapter = config.trainable.adapter if isinstance(config.trainable, LoraConfig) else None
+    if adapter is not None and (algo.frozen or algo.cached):
         yield Problem(
             ("trainable", "adapter"),
             f"the reference would be the model without it, and algo.kind={algo.kind} measures from where it began; "

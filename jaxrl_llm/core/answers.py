@@ -1,6 +1,7 @@
 """Reading packed answers: one number each, from numbers at their tokens.  N = B·A counts all slots, full or empty."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from jaxrl_llm.types import Answers, Params, TokenScores
 
 def sum_over_answers(x_BT: Array, answers: Answers) -> Array:
     """[N]: the sum of `x` over the weighted tokens of every answer; 0 in empty slots."""
-    member_BTA = answers.tokens.segments_BT[:, :, None] == answers.segment_BA[:, None, :]  # type: ignore[index]
+    segments_BT = answers.tokens.segments_BT
+    assert segments_BT is not None, "answers are told apart by their segments"
+    member_BTA = segments_BT[:, :, None] == answers.segment_BA[:, None, :]
     x_BT = jnp.where(answers.tokens.weights_BT > 0, x_BT * answers.tokens.weights_BT, 0.0)
     return jnp.einsum("bt,bta->ba", x_BT, member_BTA.astype(x_BT.dtype), precision="highest").reshape(-1)
 
@@ -48,7 +51,7 @@ def frozen_log_probs(token_scores: Callable[..., TokenScores], params: Params, a
     No gradient flows into them, and no dropout makes them noisy.
     """
     params = jax.lax.stop_gradient(params)
-    answers = answers.replace(tokens=answers.tokens.replace(seeds_B=None))  # type: ignore[attr-defined]
+    answers = replace(answers, tokens=replace(answers.tokens, seeds_B=None))
 
     def one(rows: Answers) -> Array:
         return log_probs(token_scores, params, rows).reshape(rows.segment_BA.shape)

@@ -1,6 +1,7 @@
 """Reading rollouts: what `prepare` of every algorithm on them begins and ends with, over all rows [M, b, ...]."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,7 @@ def read(model: ByToken, tokens: Tokens) -> Array:
     def one(rows: Tokens) -> Array:
         return jnp.where(rows.weights_BT > 0, model(rows), 0.0)
 
-    return jax.lax.stop_gradient(jax.lax.map(one, tokens.replace(seeds_B=None)))  # type: ignore[attr-defined]
+    return jax.lax.stop_gradient(jax.lax.map(one, replace(tokens, seeds_B=None)))
 
 
 def with_log_probs(batch: Rollouts, policy: ByToken | None, ref: ByToken | None) -> Rollouts:
@@ -48,7 +49,8 @@ def with_log_probs(batch: Rollouts, policy: ByToken | None, ref: ByToken | None)
     trainer, so that ratios do not begin at exactly 1.  Without `ref` there is no reference.
     """
     sampler_logp = jnp.where(batch.tokens.weights_BT > 0, batch.sampler_logp_BT, 0.0)
-    return batch.replace(  # type: ignore[attr-defined]
+    return replace(
+        batch,
         logp_BT=sampler_logp if policy is None else read(policy, batch.tokens),
         ref_logp_BT=None if ref is None else read(ref, batch.tokens),
     )
@@ -70,7 +72,7 @@ def with_advantages(batch: Rollouts, advantage_B: Array) -> Rollouts:
     """The rollout with each answer's advantage at all its tokens, and statistics: an end without a critic."""
     weights_BT = batch.tokens.weights_BT
     advantage_BT = jnp.where(weights_BT > 0, advantage_B[..., None], 0.0)
-    batch = batch.replace(advantage_BT=advantage_BT)  # type: ignore[attr-defined]
+    batch = replace(batch, advantage_BT=advantage_BT)
     return with_statistics(batch, describe(batch, advantage_BT))
 
 
@@ -99,7 +101,7 @@ def describe(batch: Rollouts, advantage_BT: Array) -> dict[str, Array]:
 def with_statistics(batch: Rollouts, found: dict[str, Array]) -> Rollouts:
     """The rollout that carries these scalars in every row, through any cut into mini-batches, to `logged`."""
     rows = batch.score_B.shape
-    return batch.replace(statistics={name: jnp.broadcast_to(x, rows) for name, x in found.items()})  # type: ignore[attr-defined]
+    return replace(batch, statistics={name: jnp.broadcast_to(x, rows) for name, x in found.items()})
 
 
 def logged(batch: Rollouts) -> dict[str, Mean]:

@@ -2,11 +2,13 @@
 
 import contextlib
 import fcntl
+import json
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,6 +21,23 @@ def cache_root(cache_dir: str | None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxrl_llm"
+
+
+def read_meta(file: Path, what: str, version: int, mend: str) -> dict[str, Any]:
+    """What a finished store says of itself in its meta.json, which is written last.
+
+    Raises:
+        UserError: it is not there, cannot be read, or is of another version; ends with `mend`.
+    """
+    try:
+        meta = json.loads(file.read_text())
+        if meta["version"] == version:
+            return meta
+    except FileNotFoundError:
+        raise UserError(f"{file.parent}: not a finished {what} (it has no {file.name}){mend}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: unreadable: {error}{mend}") from error
+    raise UserError(f"{file.parent}: made by version {meta['version']} of the store, not {version}{mend}")
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_llm.data.cache import read_meta
 from jaxrl_llm.errors import StorageFailed, UserError
 
 VERSION = 1
@@ -83,7 +84,7 @@ class SequenceStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        meta = self._read_meta()
+        meta = read_meta(self.path / META, "sequence store", VERSION, self._mend())
         self.fingerprint, self.counts = meta["fingerprint"], meta["counts"]
         self.n_examples, self.n_answers = meta["n_examples"], meta["n_answers"]
         self.subsets = tuple(meta["subsets"])
@@ -122,17 +123,6 @@ class SequenceStore:
 
     def _span(self, sequence: int) -> slice:
         return slice(int(self._starts[sequence]), int(self._starts[sequence + 1]))
-
-    def _read_meta(self) -> dict[str, Any]:
-        try:
-            meta = json.loads((self.path / META).read_text())
-            if meta["version"] == VERSION:
-                return meta
-        except FileNotFoundError:
-            raise UserError(f"{self.path}: not a finished sequence store (it has no {META}){self._mend()}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path / META}: unreadable: {error}{self._mend()}") from error
-        raise UserError(f"{self.path}: made by version {meta['version']} of the store, not {VERSION}{self._mend()}")
 
     def _column(self, name: str, size: int) -> np.ndarray:
         return self._checked(f"{name}.npy", lambda file: np.load(file, mmap_mode="r"), size)

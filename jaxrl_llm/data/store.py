@@ -9,7 +9,6 @@ A shard holds whole documents.  Records are not compressed: a cold read costs ha
 
 import functools
 import itertools
-import json
 from bisect import bisect_right
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader
 
+from jaxrl_llm.data.cache import read_meta
 from jaxrl_llm.errors import UserError
 
 VERSION = 1
@@ -51,7 +51,7 @@ class TokenStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        meta = self._read_meta()
+        meta = read_meta(self.path / META, "token store", VERSION, self._mend())
         self.fingerprint, self.tokenizer = meta["fingerprint"], meta["tokenizer"]
         self.n_documents, self.n_tokens, self.n_bytes = meta["n_documents"], meta["n_tokens"], meta["n_bytes"]
         self._dtype = np.dtype(meta["dtype"])
@@ -81,17 +81,6 @@ class TokenStore:
             return self._block(shard, first)[offset : offset + length].astype(np.int32)
         tokens = np.concatenate([self._block(shard, index) for index in range(first, last + 1)])
         return tokens[offset : offset + length].astype(np.int32)
-
-    def _read_meta(self) -> dict[str, Any]:
-        try:
-            meta = json.loads((self.path / META).read_text())
-            if meta["version"] == VERSION:
-                return meta
-        except FileNotFoundError:
-            raise UserError(f"{self.path}: not a finished token store (it has no {META}){self._mend()}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path / META}: unreadable: {error}{self._mend()}") from error
-        raise UserError(f"{self.path}: made by version {meta['version']} of the store, not {VERSION}{self._mend()}")
 
     def _read_starts(self) -> np.ndarray:
         file = self.path / "documents.npy"

@@ -47,6 +47,9 @@ CONFIG_KEYS = (
 )
 RATES = ("tokens_per_s", "tflops", "peak_share", "step_ms", "data_wait_ms")
 
+# Of a loss, by algo.kind; of those that are not here it is "per pair".
+UNITS = {"pretrain": "nats per token", "sft": "nats per token", "kto": "per answer", "orpo": ""}
+
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
     """split -> metric -> (steps, values), by step; what is not a finite number is left out."""
@@ -92,12 +95,9 @@ def collect(workdir: Path, rows: Iterable[Mapping[str, Any]]) -> Json:
 
 def loss_unit(config: Mapping[str, Any]) -> str:
     """What a loss is a mean over; nothing where its terms have several such."""
-    kind = config.get("algo.kind", "pretrain")
-    if kind in ("pretrain", "sft"):
-        return "nats per token"
-    if kind == "orpo":
-        return ""
-    return "per answer" if kind == "kto" or config.get("algo.loss") == "pointwise" else "per pair"
+    if config.get("algo.loss") == "pointwise":
+        return "per answer"
+    return UNITS.get(config.get("algo.kind", "pretrain"), "per pair")
 
 
 def _config(path: Path) -> Json:

@@ -5,7 +5,7 @@ some tokens.  Which prompt goes where is the host's business (`sampler.py`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -86,7 +86,7 @@ def make_slot_functions(model: Model, mesh: Mesh, sampling: SamplingConfig, stop
             return jax.lax.with_sharding_constraint(x, everywhere)
 
         read = ("tokens_BN", "logp_BN", "plain_BN", "count_B", "done_B")
-        return slots.replace(**{name: whole(getattr(slots, name)) for name in read})  # type: ignore[attr-defined]
+        return replace(slots, **{name: whole(getattr(slots, name)) for name in read})
 
     def prefill(weights: Params, tokens_PT: Array, lengths_P: Array) -> Prompts:
         logits_PV, cache = decoder.prefill(weights, tokens_PT, lengths_P)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -110,7 +111,7 @@ class RolloutSource:
         batch = self._cut(self._rollouts, self._rows_of(self._position))
         in_turn(batch)
         if self._pretrain is not None:
-            batch = batch.replace(pretrain=self._pretrain(self._given))  # type: ignore[attr-defined]
+            batch = replace(batch, pretrain=self._pretrain(self._given))
         self._position += 1
         self._given += 1
         return batch, {**self._metrics, "data_wait_s": time.perf_counter() - began}

@@ -1,14 +1,15 @@
 """The one loop: batch, step, hooks.  It does not know which algorithm it runs, nor where batches come from."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from jax import Array
 
 from jaxrl_llm.parallel.runtime import in_turn
-from jaxrl_llm.training.step import Step
 from jaxrl_llm.types import Source, TrainState
 
 # (step, state after it, its metrics on the devices, the source's metrics): logging, evaluation, checkpoints.
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]  # `step.Step`, or a stand-in
 Hook = Callable[[int, TrainState, Mapping[str, Array], Mapping[str, float]], None]
 
 

@@ -1,6 +1,7 @@
 """The one train step.  Every algorithm's loss is differentiated, accumulated and applied here and nowhere else."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,7 +13,17 @@ from jaxrl_llm.training.optim import gradient_norms
 from jaxrl_llm.training.state import merge
 from jaxrl_llm.types import Algo, Mean, Params, TrainState
 
-Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Array]]]
+
+@dataclass(frozen=True)
+class Step:
+    """One update: `step(state, batch) -> (state, metrics)`; see `make_step`."""
+
+    jitted: jax.stages.Wrapped  # (step, params, opt_state, fixed, batch): what is lowered to be looked at
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
+        """The state after it, and its metrics, unfetched."""
+        step, params, opt_state, metrics = self.jitted(state.step, state.params, state.opt_state, state.fixed, batch)
+        return TrainState(step=step, params=params, fixed=state.fixed, opt_state=opt_state), metrics
 
 
 def make_step(
@@ -69,12 +80,7 @@ def make_step(
         out_shardings=(shardings.step, shardings.params, shardings.opt_state, shardings.step),
     )
 
-    def run(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
-        step, params, opt_state, metrics = jitted(state.step, state.params, state.opt_state, state.fixed, batch)
-        return TrainState(step=step, params=params, fixed=state.fixed, opt_state=opt_state), metrics
-
-    run.jitted = jitted  # type: ignore[attr-defined]  # for `bench` and `plan`, which lower and count compilations
-    return run
+    return Step(jitted)
 
 
 def _sum_over_micro_batches(fn: Callable[[Any], Any], batch: Any) -> Any:

@@ -101,7 +101,9 @@ def _verify(workdir: Path, only: int | None = None) -> int:
     import dataclasses
 
     from jaxrl_llm.assemble import assemble
+    from jaxrl_llm.models.lora import LoraConfig
     from jaxrl_llm.parallel.mesh import MeshConfig
+    from jaxrl_llm.saved import Card, find_base
 
     config, checkpoints, steps = _open(workdir)
     if only is not None and only not in steps:
@@ -118,6 +120,8 @@ def _verify(workdir: Path, only: int | None = None) -> int:
     if damaged:
         whole = [step for step in steps if step not in damaged]
         raise UserError("\n".join([*damaged.values(), mend(checkpoints.path, damaged, whole if only is None else [])]))
+    if isinstance(config.trainable, LoraConfig):  # whole as they are, adapters are of no use without their base
+        find_base(Card.from_json(checkpoints.run_json(steps[-1])), workdir)
     return 0
 
 

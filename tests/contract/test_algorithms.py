@@ -282,7 +282,7 @@ def test_fsdp_splits_memory_and_gathers_no_stack(
     mesh = make_mesh(MeshConfig(fsdp=8))
     algo, step, new_state = build(name, mesh, OPTIMIZERS[optimizer], ComputeConfig(loss_chunks=2, layers=layers))
     state, batch = new_state(), batch_of(algo, 3, 1, mesh)
-    text = step.jitted.lower(state.step, state.params, state.opt_state, state.fixed, batch).compile().as_text()  # type: ignore[attr-defined]
+    text = step.jitted.lower(state.step, state.params, state.opt_state, state.fixed, batch).compile().as_text()
     matrices = [leaf for tree in state.params.values() for leaf in jax.tree.leaves(tree["layers"]) if leaf.ndim > 2]
     gathered = gathers(text)
     assert gathered, "an fsdp step must gather something"
@@ -296,7 +296,7 @@ def test_fsdp_splits_memory_and_gathers_no_stack(
         if seed == 3:
             for key in ("loss", "grad_norm"):
                 np.testing.assert_allclose(metrics[key], reference[0][key], rtol=1e-5)
-    assert step.jitted._cache_size() == 1  # type: ignore[attr-defined]
+    assert step.jitted._cache_size() == 1
     assert int(state.step) == 3
 
 

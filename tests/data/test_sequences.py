@@ -223,3 +223,12 @@ def test_real_preferences(shared_data: Path) -> None:
     corpus, data = ExamplesConfig(path=path), PreferenceDataConfig(path=path)
     store = build_sequences(corpus, "comparison", "train", data, tokenizer, progress=False)
     assert (store.n_examples, store.counts["identical"]) == (984, 6)
+
+
+def test_half_a_surrogate_pair_is_put_aside(tmp_path: Path) -> None:
+    """From a JSON array, whose rows are kept as they were parsed."""
+    (tmp_path / "a.json").write_text(json.dumps([*(pair(n) for n in range(3)), {**pair(3), "prompt": "\ud800"}]))
+    store = build(str(tmp_path / "a.json"), length=64, invalid="skip", max_invalid=0.5)
+    assert (store.n_examples, store.counts["invalid"]) == (3, 1)
+    assert quarantine([store], tmp_path / "q.jsonl") == 1
+    assert json.loads((tmp_path / "q.jsonl").read_text())["row"]["prompt"] == "\ud800"

@@ -246,3 +246,12 @@ def test_a_ranking_earns_the_share_of_its_pairs() -> None:
     assert asked.pairs == [(0, 1), (0, 2)]  # the other two tie
     assert credit(asked, np.float32([2, 1, 3])) == 0.5
     assert credit(asked, np.float32([2, 2, 1])) == 0.5  # equal scores earn nothing
+
+
+def test_an_answer_is_the_assistants(tmp_path: Path) -> None:
+    user = {"role": "user", "content": "b"}
+    row = {"prompt": "q", "chosen": [[user]], "rejected": ["c"], "subset": "s"}
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl:1: chosen: expected after the prompt an answer"):
+        read_questions([str(path)])

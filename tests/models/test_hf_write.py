@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models.hf import Description, describe, read_weights, write_model
+from jaxrl_llm.models.hf.configs import config_json
 from jaxrl_llm.models.llama import LlamaConfig, llama_specs
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
 from jaxrl_llm.parallel.specs import map_specs
@@ -154,3 +155,8 @@ def test_transformers_loads_reward_models_and_agrees(name: str, tmp_path: Path) 
     with torch.no_grad():
         scores = model(torch.from_numpy(padded_BT())).logits[:, 0].numpy()
     np.testing.assert_allclose(scores, np.load(GOLDEN.with_name("hf.npz"))[f"score_{name}"], atol=1e-4, rtol=0)
+
+
+def test_statistics_that_nobody_took_are_not_stated() -> None:
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    assert "jaxrl_llm_score_scale" not in config_json(LlamaConfig(), "scalar", "float32", special, None)

@@ -284,3 +284,13 @@ def test_heads_that_cudnn_does_not_take() -> None:
     ]
     with pytest.raises(UserError, match="a multiple of 8 channels, at most 128; here: 12"):
         choose_attention("cudnn", bf16, 12, gpu)
+
+
+@pytest.mark.parametrize(("length", "kernel"), [(16, "cudnn"), (15, "xla")])
+def test_masks_of_odd_length_go_around_cudnn(length: int, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *_, implementation, **__: asked.append(implementation))
+    row = jnp.zeros((1, length, 2, 8))
+    ATTENTION["cudnn"](row, row, row, jnp.ones((1, length), jnp.int32), None, None, MESH)
+    ATTENTION["cudnn"](row, row, row, None, None, None, MESH)  # no mask: cuDNN's own causal one
+    assert asked == [kernel, "cudnn"]

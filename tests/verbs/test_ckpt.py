@@ -12,6 +12,7 @@ import pytest
 from jaxrl_llm.assemble import assemble
 from jaxrl_llm.cli import main
 from jaxrl_llm.config import load
+from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.mesh import MeshConfig
 from jaxrl_llm.training.checkpoint import Checkpoints
 from tests.tiny import Runs
@@ -111,3 +112,22 @@ def test_what_is_no_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     shutil.rmtree(run / "checkpoints" / "4")
     assert main(["ckpt", "ls", str(run)]) == 2
     assert "no whole checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "code"), [("dpo", 0), ("sft_lora", 2)])
+def test_what_a_run_began_from_is_gone(
+    name: str, code: int, runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finished policy needs its reference no more; adapters need their base, but are not damaged for want of it."""
+    run = runs(name)
+
+    def gone(path: object) -> None:
+        raise UserError(f"{path}: there is no run")
+
+    monkeypatch.setattr("jaxrl_llm.saved.find_model", gone)
+    capsys.readouterr()
+    assert main(["ckpt", "verify", str(run)]) == code
+    out, err = capsys.readouterr()
+    assert "DAMAGED" not in out
+    assert ("holds adapters for" in err) == (code == 2)
+    assert "remove" not in err

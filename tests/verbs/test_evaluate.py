@@ -3,18 +3,22 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jaxrl_llm.algos.dpo import DpoConfig
 from jaxrl_llm.cli import main
 from jaxrl_llm.data.tokenizers import BytesTokenizer, save_tokenizer
 from jaxrl_llm.eval_plots import draw_calibration
 from jaxrl_llm.evals.preference import calibration
+from jaxrl_llm.evaluation import choose_reference
 from jaxrl_llm.models.hf import write_model
 from jaxrl_llm.models.llama import LlamaConfig, llama_specs
 from jaxrl_llm.parallel.specs import map_specs
+from jaxrl_llm.saved import Base
 from jaxrl_llm.types import Head
 from tests.tiny import Runs
 
@@ -272,3 +276,25 @@ def test_what_is_refused(
 def test_calibration_is_drawn(tmp_path: Path) -> None:
     draw_calibration(calibration(np.array([1.0, 0.0, 3.0]), np.array([0.0, 0.5, 0.0])), tmp_path / "a" / "c.png")
     assert (tmp_path / "a" / "c.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_reference_is_the_very_checkpoint_that_training_began_from() -> None:
+    """Of a run that has gone on since, init_from alone would open a later one."""
+    opened: Any = SimpleNamespace(
+        head="lm",
+        config=SimpleNamespace(algo=DpoConfig(), init_from="runs/sft"),
+        card=SimpleNamespace(base=Base("/runs/sft/checkpoints/100", "abc")),
+    )
+    assert choose_reference(opened, "runs/dpo", None) == "/runs/sft/checkpoints/100"
+    assert choose_reference(opened, "runs/dpo", "other") == "other"
+    opened.card.base = None
+    assert choose_reference(opened, "runs/dpo", None) == "runs/sft"
+
+
+def test_a_reference_that_is_not_there_is_told_before_anything_is_scored(
+    policy: Path, llmbar: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jaxrl_llm.evaluation._score", lambda *_: pytest.fail("scored"))
+    assert "the reference: nowhere: there is no run" in refused(
+        capsys, policy, "--suite", "rewardbench", "--data", llmbar[1], "--reference", "nowhere"
+    )
