@@ -3,9 +3,11 @@
 No config object passes below this file.
 """
 
+import dataclasses
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +25,10 @@ from jaxrl_llm.models.trainable import PartsConfig, Trainable, build_trainable
 from jaxrl_llm.parallel.mesh import BATCH_AXES, make_mesh
 from jaxrl_llm.parallel.specs import ParamSpec, count_params, is_spec, map_specs, shardings
 from jaxrl_llm.training.optim import make_optimizer
-from jaxrl_llm.training.schedules import make_schedule
+from jaxrl_llm.training.schedules import Schedule, make_schedule
 from jaxrl_llm.training.state import merge, new_state, state_shardings
 from jaxrl_llm.training.step import Step, make_step
-from jaxrl_llm.types import Algo, Model, Params, TrainState
+from jaxrl_llm.types import Algo, Model, Params, Rollouts, TrainState
 
 BASES = {"ref": "policy"}  # frozen role -> trained role whose weights of before it has
 
@@ -42,8 +44,9 @@ class Assembly:
     tx: optax.GradientTransformationExtraArgs
     step: Step
     roles: Callable[[Params, Params], Params]  # (params, fixed) of a state -> what loss and prepare read
+    prepare: Callable[[TrainState, Any], Any]  # of rollouts: `algo.prepare` under this state, jitted
     template: TrainState  # ShapeDtypeStructs with shardings: what a checkpoint is restored into
-    keeps_fixed: bool  # a checkpoint has the fixed weights of trained roles; else they are read where they came from
+    keeps: frozenset[str]  # trained roles whose fixed weights a checkpoint has; others are read where they came from
     fixed_dtype: jnp.dtype  # of the fixed weights that no checkpoint has
     batch_sharding: NamedSharding  # of [M, b, T]
     rows_sharding: NamedSharding  # of [b, T]
@@ -62,19 +65,18 @@ class Assembly:
             role: d.split(weights[role], role_key(seed, f"{role} adapters")) for role, d in self.divisions.items()
         }
         params = {role: trained for role, (trained, _) in halves.items()}
-        if self.keeps_fixed:
-            fixed |= {role: rest for role, (_, rest) in halves.items()}
+        fixed |= {role: halves[role][1] for role in self.keeps if halves[role][1]}
         return new_state(self.tx, params, fixed, jax.tree.map(lambda leaf: leaf.sharding, self.template), opt_state)
 
     @property
-    def needs_weights(self) -> bool:
-        """Whether a state that goes on needs, besides its checkpoint, the weights that the run started from."""
-        return bool(self.complete_roles)
+    def needed_weights(self) -> set[str]:
+        """The trained roles of which a state that goes on needs, besides its checkpoint, the weights of before it."""
+        return {BASES.get(role, role) for role in self.complete_roles}
 
     @property
     def complete_roles(self) -> list[str]:
         """Roles whose fixed weights no checkpoint has: frozen ones, and with adapters the trained ones."""
-        adapted = [role for role in self.divisions if self.divisions[role].fixed_specs and not self.keeps_fixed]
+        adapted = [role for role, d in self.divisions.items() if d.fixed_specs and role not in self.keeps]
         return adapted + [role for role in self.algo.frozen if BASES[role] not in adapted]
 
     def complete(self, fixed: Params, weights: Params) -> Params:
@@ -103,6 +105,25 @@ class Assembly:
         """The weights of every trained role as a plain model has them, adapters added in."""
         return {role: d.join(state.params[role], state.fixed.get(role, {})) for role, d in self.divisions.items()}
 
+    def shown(self, state: TrainState) -> TrainState:
+        """The state with its averages in place of the weights: what is evaluated and exported."""
+        return dataclasses.replace(state, params={**state.params, **state.ema}) if state.ema else state
+
+
+HELPERS = {"value"}  # trained roles that serve training alone: they have no average, and no model is opened as one
+
+
+def averages(config: Config) -> list[str]:
+    """The roles that have a running average."""
+    return [] if config.training.ema is None else [role for role in config.algo.trained if role not in HELPERS]
+
+
+def keeps_fixed(config: Config) -> frozenset[str]:
+    """The trained roles whose fixed weights a checkpoint has: where most of a role is trained, and of helpers."""
+    if isinstance(config.trainable, PartsConfig):
+        return frozenset(config.algo.trained)
+    return frozenset(HELPERS & config.algo.trained.keys())
+
 
 def role_key(seed: int, name: str) -> jax.Array:
     """The random key of a role's initial weights; the policy's is the seed's own."""
@@ -111,43 +132,93 @@ def role_key(seed: int, name: str) -> jax.Array:
 
 
 def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Assembly:
-    """Everything but data and weights.  Raises UserError where the mesh does not fit the devices or the model."""
+    """Everything but data and weights.  Raises UserError where the mesh does not fit the devices or a model."""
     mesh = make_mesh(config.mesh, devices)
-    check_divides(config.model, mesh)
     heads = {**config.algo.trained, **config.algo.frozen}
+    for role in heads:
+        check_divides(config.model_of(role), mesh, "critic.model" if role == "value" else "model")
     lora = config.trainable if isinstance(config.trainable, LoraConfig) else None
     models = {
-        role: build_model(config.model, config.compute, mesh, head, lora if role in config.algo.trained else None)
+        role: build_model(
+            config.model_of(role), config.compute, mesh, head, lora if role in config.algo.trained else None
+        )
         for role, head in heads.items()
     }
-    algo = ALGOS[config.algo.kind](config.algo, models)
+    algo = build_algo(config, models)
     divisions = {role: build_trainable(config.trainable, models[role].specs, mesh) for role in algo.trained}
     specs = {role: division.specs for role, division in divisions.items()}
     fixed_specs = {role: division.fixed_specs for role, division in divisions.items() if division.fixed_specs}
-    keeps_fixed = isinstance(config.trainable, PartsConfig)
+    keeps = keeps_fixed(config)
     schedule = make_schedule(config.schedule, config.training.steps)
-    tx = make_optimizer(config.optim, schedule, specs, mesh)
-    template = state_template(specs, tx, mesh, fixed_specs if keeps_fixed else {})
+    rates = role_rates(config, schedule) if "value" in algo.trained else {}
+    tx = make_optimizer(config.optim, schedule, specs, mesh, rates)
+    averaged = averages(config)
+    template = state_template(
+        specs, tx, mesh, {role: fixed_specs[role] for role in keeps & fixed_specs.keys()}, averaged
+    )
+    where = jax.tree.map(lambda leaf: leaf.sharding, template)
     roles = with_base if lora is not None and algo.frozen else merge
-    length = config.data.length
+    length = config.length
+    batch_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
     return Assembly(
         mesh=mesh,
         models=models,
         divisions=divisions,
         algo=algo,
         tx=tx,
-        step=make_step(algo, tx, schedule, jax.tree.map(lambda leaf: leaf.sharding, template), roles),
+        step=make_step(algo, tx, schedule, where, roles, config.training.ema, rates),
         roles=roles,
+        prepare=make_prepare(algo, roles, batch_sharding),
         template=template,
-        keeps_fixed=keeps_fixed,
+        keeps=keeps,
         fixed_dtype=compute_dtype(config.compute),
-        batch_sharding=NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
+        batch_sharding=batch_sharding,
         rows_sharding=NamedSharding(mesh, PartitionSpec(BATCH_AXES)),
         n_params=count_params({role: models[role].specs for role in algo.trained}),
         n_trained=count_params(specs),
         flops_per_token=sum(models[role].flops_per_token(length, divisions[role].specs) for role in algo.trained)
-        + sum(models[role].flops_per_token(length) / 3 for role in algo.frozen),  # forward alone
+        + (0.0 if algo.consumes is Rollouts else forward_flops(models, algo.frozen, length)),
     )
+
+
+def build_algo(config: Config, models: Mapping[str, Model]) -> Algo:
+    """The algorithm; of rollouts at the temperature that they are sampled at."""
+    build = ALGOS[config.algo.kind]
+    if config.algo.consumes is Rollouts:
+        return build(config.algo, models, config.rollout.temperature)
+    return build(config.algo, models)
+
+
+def forward_flops(models: Mapping[str, Model], roles: Iterable[str], length: int) -> float:
+    """FLOPs a token of running these models without a gradient."""
+    return sum(models[role].flops_per_token(length) / 3 for role in roles)
+
+
+def role_rates(config: Config, schedule: Schedule) -> dict[str, Schedule]:
+    """The schedules of roles with one of their own: a critic's by its own peak, the policy's still while that warms up.
+
+    They have the shape of `schedule`, of which the ratio is taken.
+    """
+    critic, found = config.critic, dict[str, Schedule]()
+    if critic.lr is not None:
+        ratio = critic.lr / config.schedule.lr
+        found["value"] = lambda t: ratio * schedule(t)
+    if critic.warmup:
+        found["policy"] = lambda t: jnp.where(t < critic.warmup, 0.0, schedule(t))
+    return found
+
+
+def make_prepare(
+    algo: Algo, roles: Callable[[Params, Params], Params], sharding: NamedSharding
+) -> Callable[[TrainState, Any], Any]:
+    """`algo.prepare` of whole rollouts [M, b, ...], as their source calls it."""
+
+    def prepare(params: Params, fixed: Params, rows: Any) -> Any:
+        assert algo.prepare is not None
+        return algo.prepare(roles(params, fixed), rows)
+
+    jitted = jax.jit(prepare, out_shardings=sharding)
+    return lambda state, rows: jitted(state.params, state.fixed, rows)
 
 
 def with_base(params: Params, fixed: Params) -> Params:
@@ -156,18 +227,23 @@ def with_base(params: Params, fixed: Params) -> Params:
 
 
 def state_template(
-    specs: Params, tx: optax.GradientTransformation, mesh: Mesh, fixed_specs: Mapping[str, Params] = {}
+    specs: Params,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    fixed_specs: Mapping[str, Params] = {},
+    averaged: Collection[str] = (),
 ) -> TrainState:
-    """The TrainState as ShapeDtypeStructs with shardings."""
+    """The TrainState as ShapeDtypeStructs with shardings; `averaged` roles have a running average."""
     params, fixed = weights_template(specs, mesh), weights_template(fixed_specs, mesh)
-    where = state_shardings(tx, params, fixed, mesh)
+    where = state_shardings(tx, params, fixed, mesh, averaged)
     opt_state = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         jax.eval_shape(tx.init, params),
         where.opt_state,
     )
     step = jax.ShapeDtypeStruct((), "int32", sharding=where.step)
-    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state)  # type: ignore[arg-type]
+    ema = {role: params[role] for role in averaged}
+    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state, ema=ema)  # type: ignore[arg-type]
 
 
 def weights_template(specs: Params, mesh: Mesh) -> Params:
@@ -178,12 +254,12 @@ def weights_template(specs: Params, mesh: Mesh) -> Params:
     )
 
 
-def check_divides(model: LlamaConfig, mesh: Mesh) -> None:
+def check_divides(model: LlamaConfig, mesh: Mesh, section: str = "model") -> None:
     """A UserError where the mesh would leave the layers whole on every device.  (A vocabulary may stay whole.)"""
     checks: list[tuple[str, int, str]] = [
-        ("model.d_model", model.d_model, "fsdp"),
-        ("model.n_heads", model.n_heads, "tensor"),
-        ("model.d_ff", model.d_ff, "tensor"),
+        (f"{section}.d_model", model.d_model, "fsdp"),
+        (f"{section}.n_heads", model.n_heads, "tensor"),
+        (f"{section}.d_ff", model.d_ff, "tensor"),
     ]
     for key, size, axis in checks:
         if size % mesh.shape[axis]:

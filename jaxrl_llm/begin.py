@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from jaxrl_llm.data.config import DataConfig
 from jaxrl_llm.data.tokenizers import Tokenizer, make_tokenizer
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models.hf.peft import refuse_other_adapter
+from jaxrl_llm.models.llama import LlamaConfig
 from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.saved import Base, Card, SavedModel, find_model, starting_role, starting_weights, token_id
 from jaxrl_llm.types import Params
@@ -31,10 +32,11 @@ class Begin:
     tokenizer: Tokenizer
     template: Template | None  # of chats and preferences
     optimizer: Callable[[Params], Params] | None  # the state of `init_from`'s, if it shall be taken over
+    critic: SavedModel | None = None  # `critic.init_from`; None of a run that goes on
 
-    def weights(self, mesh: Mesh) -> Params:
-        """Whole, by trained role."""
-        return starting_weights(self.config, mesh, self.initial)
+    def weights(self, mesh: Mesh, roles: Collection[str] | None = None) -> Params:
+        """Whole, by trained role, or of these roles."""
+        return starting_weights(self.config, mesh, self.initial, roles, self.critic)
 
     def fingerprint(self) -> str:
         """Another one for other weights to begin with."""
@@ -65,15 +67,17 @@ def begin(config: Config) -> Begin:
     where = config.init_from if begun is None else base.path if base is not None else None
     initial = find_model(where) if where else None
     tokenizer = choose_tokenizer(config, begun or initial)
+    critic = None
     if begun is None:
         if initial is not None:
             refuse_other_model(config, initial)
+        critic = find_critic(config, tokenizer)
         if isinstance(config.trainable, LoraConfig) and config.trainable.adapter is not None:
             refuse_other_adapter(Path(config.trainable.adapter), config.trainable)
         refuse_token(config, initial, tokenizer)
     template = None if isinstance(config.data, DataConfig) else find_template(tokenizer, config.data.template)
     optimizer = initial.optimizer if initial is not None and config.init_optimizer else None
-    found = Begin(config, initial, tokenizer, template, optimizer)
+    found = Begin(config, initial, tokenizer, template, optimizer, critic)
     if base is not None and base.fingerprint != found.fingerprint():
         raise UserError(
             f"{workdir} began from {where}, whose weights are others now, and still needs them\n"
@@ -124,6 +128,8 @@ def refuse_token(config: Config, initial: SavedModel | None, tokenizer: Tokenize
 def refuse_other_model(config: Config, initial: SavedModel) -> None:
     """A UserError where `init_from` does not have what this run takes from it: its roles, its shapes, an optimizer."""
     for role, head in config.algo.trained.items():
+        if role == "value" and config.critic.init_from is not None:
+            continue
         there = starting_role(role, head, initial)
         if config.init_optimizer and (there != role or initial.card.heads[there] != head):
             raise UserError(
@@ -144,11 +150,39 @@ def refuse_other_model(config: Config, initial: SavedModel) -> None:
                 f"init_from={config.init_from} was trained with {key}={there_}, whose optimizer state is of no use "
                 f"for {here}\n  mend: init_optimizer=false, or that {key}"
             )
-    ours, theirs = vars(config.model), vars(initial.config.model)
-    keys = [key for key in ours if key not in ("preset", "context") and ours[key] != theirs[key]]
+    refuse_other_shape(config.model, initial.config.model, "init_from", str(config.init_from), "model")
+    if "value" in config.algo.trained and config.critic.init_from is None:
+        shape = initial.config.model_of(starting_role("value", "scalar", initial))
+        refuse_other_shape(config.model_of("value"), shape, "init_from", str(config.init_from), "critic.model")
+
+
+def refuse_other_shape(here: LlamaConfig, there: LlamaConfig, key: str, path: str, section: str) -> None:
+    """A UserError where a model's weights cannot be this one's."""
+    ours, theirs = vars(here), vars(there)
+    keys = [name for name in ours if name not in ("preset", "context") and ours[name] != theirs[name]]
     if keys:
-        lines = [f"  model.{key}: {theirs[key]!r} there, {ours[key]!r} here" for key in keys]
+        lines = [f"  {section}.{name}: {theirs[name]!r} there, {ours[name]!r} here" for name in keys]
         raise UserError(
-            "\n".join([f"init_from={config.init_from} is a model of another shape:", *lines])
-            + "\n  mend: leave out the section `model`, which then is that of init_from"
+            "\n".join([f"{key}={path} is a model of another shape:", *lines])
+            + f"\n  mend: leave out the section `{section}`, which then is that of {key}"
         )
+
+
+def find_critic(config: Config, tokenizer: Tokenizer) -> SavedModel | None:
+    """The model that `critic.init_from` names.  Raises UserError where it reads other tokens, or has another shape."""
+    path = config.critic.init_from
+    if path is None:
+        return None
+    try:
+        found = find_model(path)
+    except UserError as error:
+        raise UserError(f"critic.init_from: {error}") from error
+    if found.card.tokenizer.fingerprint != tokenizer.fingerprint:
+        raise UserError(
+            f"critic.init_from={path} has another tokenizer than the policy, whose tokens a critic reads one by one\n"
+            "  mend: leave it out, and the critic begins as the policy does; a reward model with another tokenizer can "
+            "rate answers all the same (rollout.rewards.parts.NAME.retokenise=true)"
+        )
+    there = found.config.model_of(starting_role("value", "scalar", found))
+    refuse_other_shape(config.model_of("value"), there, "critic.init_from", path, "critic.model")
+    return found

@@ -13,7 +13,7 @@ from jaxrl_llm.assemble import Assembly
 from jaxrl_llm.begin import Begin
 from jaxrl_llm.config import Config
 from jaxrl_llm.data.chat_rows import ChatRows
-from jaxrl_llm.data.config import PreferenceDataConfig
+from jaxrl_llm.data.config import ChatDataConfig, DataConfig, PreferenceDataConfig, PromptDataConfig
 from jaxrl_llm.data.corpora import open_corpora, training_source
 from jaxrl_llm.data.preferences import preference_source
 from jaxrl_llm.data.sequences import SequenceStore
@@ -23,14 +23,16 @@ from jaxrl_llm.heldout import HeldOut, References, eval_size, open_held_out
 from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.parallel.distributed import main_first
 from jaxrl_llm.references import cached_references
-from jaxrl_llm.types import Labelled, Tokens
+from jaxrl_llm.rollout.source import RolloutSource
+from jaxrl_llm.rollouts import open_rollouts
+from jaxrl_llm.types import Labelled, Rollouts, Tokens
 
 
 @dataclass(frozen=True)
 class Datasets:
     """Opened, and built where it was not there yet."""
 
-    source: DataSource
+    source: DataSource | RolloutSource
     stores: Mapping[str, Any]  # of the training corpora, by name
     held_out: HeldOut
     references: References | None  # of the held-out sets, where the reference is cached
@@ -47,6 +49,9 @@ def open_datasets(config: Config, parts: Assembly, start: Begin) -> Datasets:
 
     Raises UserError where data are missing, misshapen, or too few.
     """
+    if parts.algo.consumes is Rollouts:
+        held_out = main_first(lambda: open_held_out(config, parts, start.tokenizer))
+        return Datasets(open_rollouts(config, parts, start), {}, held_out, None)
     stores, held_out = main_first(lambda: open_stores(config, parts, start))
     training: dict[str, Any] | None = None
     held: dict[str, dict[str, Any]] | None = None
@@ -66,6 +71,7 @@ def open_datasets(config: Config, parts: Assembly, start: Begin) -> Datasets:
 def open_stores(config: Config, parts: Assembly, start: Begin) -> tuple[dict[str, Any], HeldOut]:
     """What is read from disk: the training corpora, and what is held out; built where it is not there yet."""
     shown, noun = not config.logging.quiet, parts.algo.consumes
+    assert not isinstance(config.data, PromptDataConfig)
     stores = open_corpora(config.data, start.tokenizer, shown, noun=noun)
     if noun is not Tokens:
         refuse_idle_options(config.algo, stores)
@@ -121,8 +127,9 @@ def open_source(
         "sharding": parts.batch_sharding,
         "dropout_seed": config.seed if dropout else None,
     }
-    if not isinstance(data, PreferenceDataConfig):
+    if isinstance(data, DataConfig | ChatDataConfig):
         return training_source(stores, data, **common)
+    assert isinstance(data, PreferenceDataConfig)
     return preference_source(
         stores,
         data,

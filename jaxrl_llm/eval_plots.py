@@ -1,4 +1,4 @@
-"""The plots of an evaluation: bars by subset or domain, and whether a score's probabilities hold.  Without a display.
+"""The plots of an evaluation: bars by subset or domain, curves over samples, and whether probabilities hold.
 
 Colours are Okabe and Ito's, as in `plots`.
 """
@@ -12,15 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from jaxrl_llm.plots import EVALS, INK, TRAIN, dress
+from jaxrl_llm.plots.look import label_ends
 from jaxrl_llm.types import Json
 
 SECTION_COLORS = (TRAIN, *EVALS)
 
 
 def draw(figures: Json, directory: Path) -> dict[str, str]:
-    """Write the PNG file of a suite's figures into the directory; returns file name -> caption."""
+    """Write the PNG file of a suite's figures into the directory, if there is one; returns file name -> caption."""
     if figures["suite"] == "rewardbench":
         name, caption, figure = "accuracy.png", "Accuracy by subset", subset_bars(figures)
+    elif figures["suite"] == "task":
+        if figures["samples"] is None:
+            return {}
+        name, caption = "samples.png", "Problems solved with k samples"
+        figure = sample_curves(figures["samples"], figures["greedy"]["accuracy"])
     else:
         name, caption, figure = "domains.png", "Bits per byte by domain", domain_bars(figures["domains"])
     directory.mkdir(parents=True, exist_ok=True)
@@ -68,6 +74,33 @@ def domain_bars(domains: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.text(found["bits_per_byte"] + 0.01 * widest, y, label, fontsize=9, color=INK, va="center")
     axes.set_xlim(0, 1.2 * widest)
     _name_bars(axes, [(y, name) for y, (name, _) in enumerate(ordered)], len(ordered))
+    return figure
+
+
+def sample_curves(samples: Json, greedy: float) -> Figure:
+    """pass@k, maj@k and best of k over the number of samples, doubling; the line is the accuracy of greedy answers."""
+    figure = Figure(figsize=(8, 4.4), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+    axes = figure.add_subplot()
+    dress(axes, "Problems solved with k samples", "%; bands are 95 % intervals")
+    axes.grid(axis="x", visible=False)
+    axes.axhline(100 * greedy, color=INK, linewidth=1, linestyle=(0, (4, 4)))
+    labels = [("greedy", 100 * greedy, INK)]
+    curves = (("pass@k", "pass", "rate"), ("maj@k", "majority", "rate"), ("best of k", "best_of", "accuracy"))
+    for (name, key, value), color in zip(curves, SECTION_COLORS, strict=False):
+        if key in samples:
+            ks, found = list(samples[key]), list(samples[key].values())
+            low, high = ([100 * each["interval"][end] for each in found] for end in (0, 1))
+            rates = [100 * each[value] for each in found]
+            axes.fill_between(ks, low, high, color=color, alpha=0.12, linewidth=0)
+            axes.plot(ks, rates, color=color, linewidth=1.8, marker="o", markersize=4.5, markeredgecolor="white")
+            labels.append((name, rates[-1], color))
+    ks = list(samples["pass"])
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [f"{k:,}" for k in ks])
+    axes.minorticks_off()
+    axes.set_xlim(ks[0] * 0.95, ks[-1] * 1.05)
+    axes.set_xlabel("k", color=INK)
+    label_ends(axes, labels, decimals=1)
     return figure
 
 

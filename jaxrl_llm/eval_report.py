@@ -14,6 +14,7 @@ from jaxrl_llm.report import tables
 from jaxrl_llm.types import Json
 
 Row = tuple[str, ...]
+SUMMARIES = ("overall", "gain")  # rows that a line is drawn above
 
 
 def write(figures: Json, scores: Iterable[Json], directory: Path) -> None:
@@ -26,26 +27,27 @@ def write(figures: Json, scores: Iterable[Json], directory: Path) -> None:
 
 
 def show(figures: Json, console: Console) -> None:
-    """Print the table and the notes; lines are never cut."""
-    head, rows = table(figures)
-    drawn = Table(title=title(figures), title_justify="left", title_style="bold")
-    for number, name in enumerate(head):
-        drawn.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        if row[0] == "overall":
-            drawn.add_section()
-        cells = (Text(cell, "" if cell.startswith("  ") or number else "bold") for number, cell in enumerate(row))
-        drawn.add_row(*cells)
-    console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), drawn).maximum)
-    console.print(drawn, crop=False)
+    """Print the tables and the notes; lines are never cut."""
+    console.print(Text(title(figures), "bold"), soft_wrap=True)
+    for head, rows in tables_of(figures):
+        drawn = Table()
+        for number, name in enumerate(head):
+            drawn.add_column(name, justify="right" if number else "left", no_wrap=True)
+        for row in rows:
+            if row[0] in SUMMARIES:
+                drawn.add_section()
+            cells = (Text(cell, "" if cell.startswith("  ") or number else "bold") for number, cell in enumerate(row))
+            drawn.add_row(*cells)
+        widest = Measurement.get(console, console.options.update(max_width=1000), drawn).maximum
+        console.width = max(console.width, widest)
+        console.print(drawn, crop=False)
     for note in figures["notes"]:
         console.print(Text(note), soft_wrap=True)
 
 
 def markdown(figures: Json) -> str:
     """report.md from the figures of report.json."""
-    head, rows = table(figures)
-    drawn = tables.table(head, map(_marked, rows))
+    drawn = "\n\n".join(tables.table(head, map(_marked, rows)) for head, rows in tables_of(figures))
     notes = "\n".join(f"- {note}" for note in figures["notes"])
     images = "\n\n".join(f"![{caption}](plots/{name})" for name, caption in figures["plots"].items())
     return f"# {title(figures)}\n\n{drawn}\n\n{notes}\n\n{images}\n"
@@ -55,20 +57,26 @@ def title(figures: Json) -> str:
     """What was evaluated on what."""
     if figures["suite"] == "perplexity":
         suite = "Perplexity"
+    elif figures["suite"] == "task":
+        settings = {name: value for name, value in figures["task"].items() if name != "kind" and "path" not in name}
+        suite = figures["task"]["kind"] + "".join(f", {name} {_shown(value)}" for name, value in settings.items())
     else:
         suite = f"RewardBench {figures['version']}" if figures["overall"] else "Preferences"
     return f"{suite}: {figures['model']}"
 
 
-def table(figures: Json) -> tuple[Row, list[Row]]:
-    """Column names and rows; names that stand below another begin with two spaces."""
+def tables_of(figures: Json) -> list[tuple[Row, list[Row]]]:
+    """Of each table its column names and rows; names that stand below another begin with two spaces."""
     if figures["suite"] == "perplexity":
         head: Row = ("domain", "loss, nats per token", "perplexity", "bits per byte", "tokens")
-        return head, [
+        rows: list[Row] = [
             (name, f"{x['loss']:.4f}", f"{x['perplexity']:.2f}", f"{x['bits_per_byte']:.4f}", f"{x['tokens']:,.0f}")
             for name, x in figures["domains"].items()
         ]
-    rows: list[Row] = []
+        return [(head, rows)]
+    if figures["suite"] == "task":
+        return [_greedy_table(figures), *([_samples_table(figures["samples"])] if figures["samples"] else [])]
+    rows = []
     for section, found in figures["sections"].items():
         rows.append((section, *_cells(found)))
         for name, each in figures["subsets"].items():
@@ -76,7 +84,47 @@ def table(figures: Json) -> tuple[Row, list[Row]]:
                 rows.append((f"  {name}", *_cells(each, each["of"])))
     if figures["overall"]:
         rows.append(("overall", *_cells(figures["overall"])))
-    return ("", "questions", "accuracy, %", "95 % interval", "ties"), rows
+    return [(("", "questions", "accuracy, %", "95 % interval", "ties"), rows)]
+
+
+def _greedy_table(figures: Json) -> tuple[Row, list[Row]]:
+    """One answer to each problem, of the likeliest tokens; what was gained, and of what kind it is."""
+    head = ("greedy", "accuracy, %", "95 % interval", "parsed, %", "ended, %", "right of parsed, %", "tokens")
+    before, after, gain = figures["before"], figures["greedy"], figures["gain"]
+    models = {"answers": after} if before is None else {"before": before, "after": after}
+    rows: list[Row] = [
+        (
+            name,
+            tables.number(x, "accuracy", 2, percent=True),
+            tables.interval(x["interval"]),
+            *(tables.number(x, each, 1, percent=True) for each in ("parsed", "ended")),
+            tables.UNKNOWN if x["accuracy_of_parsed"] is None else f"{100 * x['accuracy_of_parsed']:.2f}",
+            f"{x['length']:.1f}",
+        )
+        for name, x in models.items()
+    ]
+    if gain is not None:
+        for name, key in {"gain": "accuracy", "  format": "format", "  reasoning": "reasoning"}.items():
+            ends = tables.minus(tables.interval(gain["interval"])) if name == "gain" else tables.UNKNOWN
+            rows.append((name, tables.minus(f"{100 * gain[key]:+.2f}"), ends, *[tables.UNKNOWN] * 4))
+    return head, rows
+
+
+def _samples_table(samples: Json) -> tuple[Row, list[Row]]:
+    """What k samples of a problem are worth: one of them right, their vote, the one of the highest reward."""
+    best = samples.get("best_of")
+    head = ("k", "pass@k, %", "95 % interval", "maj@k, %", "95 % interval")
+    rows: list[Row] = []
+    for k, passed in samples["pass"].items():
+        found = [(passed, "rate"), (samples["majority"][k], "rate"), *([(best[k], "accuracy")] if best else [])]
+        cells = [cell for x, name in found for cell in (f"{100 * x[name]:.2f}", tables.interval(x["interval"]))]
+        rows.append((f"{k}", *cells, *([tables.minus(f"{best[k]['reward']:.3f}")] if best else [])))
+    return (*head, *(("best of k, %", "95 % interval", "its reward") if best else ())), rows
+
+
+def _shown(value: object) -> str:
+    """A setting of a task; a range is a list in its config."""
+    return " to ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _cells(found: Json, of: int | None = None) -> Row:

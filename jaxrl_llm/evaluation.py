@@ -22,7 +22,7 @@ from jaxrl_llm.errors import UserError
 from jaxrl_llm.evals import perplexity as text
 from jaxrl_llm.evals.rewardbench import TIES, Question, credit, first, results
 from jaxrl_llm.evals.rewardbench_files import read_questions
-from jaxrl_llm.evals.score import Text, fit, logp_scorer, reward_scorer, score_texts, tokenize_answer
+from jaxrl_llm.evals.score import Text, fit, logp_scorer, reward_scorer, text_scorer, tokenize_answer
 from jaxrl_llm.parallel.distributed import is_main, main_first
 from jaxrl_llm.parallel.mesh import BATCH_AXES
 from jaxrl_llm.saved import Opened, find_model, open_model
@@ -262,7 +262,7 @@ def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None
 def _score(opened: Opened, texts: Sequence[Text], batch_size: int, title: str) -> np.ndarray:
     scorer = (logp_scorer if opened.head == "lm" else reward_scorer)(opened.model)
     with progress(title, sum(len(text.ids) for text in texts), "tokens") as advance:
-        return score_texts(scorer, opened.params, texts, opened.mesh, batch_size, advance)
+        return text_scorer(scorer, opened.mesh, batch_size)(opened.params, texts, advance)
 
 
 def _cut_note(rows: Sequence[Json], longest: int) -> list[str]:

@@ -13,13 +13,14 @@ from jaxrl_llm.assemble import Assembly
 from jaxrl_llm.config import Config
 from jaxrl_llm.data.build import build_store
 from jaxrl_llm.data.build_sequences import open_sequences
-from jaxrl_llm.data.config import DataConfig, PreferenceDataConfig
+from jaxrl_llm.data.config import DataConfig, PreferenceDataConfig, PromptDataConfig
 from jaxrl_llm.data.corpora import WANTED, open_holdouts, open_rows
 from jaxrl_llm.data.mixture import SINGLE
 from jaxrl_llm.data.preferences import Where, eval_groups
 from jaxrl_llm.data.rows import PackedRows, Rows
 from jaxrl_llm.data.sequences import SequenceStore
 from jaxrl_llm.data.source import eval_batches
+from jaxrl_llm.data.store import TokenStore
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.evals.perplexity import make_scorer, perplexity
 from jaxrl_llm.evals.preference import calibration, compare
@@ -39,20 +40,21 @@ class HeldOut(NamedTuple):
 def open_held_out(config: Config, parts: Assembly, tokenizer: Tokenizer) -> HeldOut:
     """The `holdout` share of each training corpus, and the corpora of `eval`; built where they are not there yet."""
     data, noun, shown = config.data, parts.algo.consumes, not config.logging.quiet
-    found = open_holdouts(data, tokenizer, shown, noun=noun)
-    found = {"validation" if name == SINGLE else name: store for name, store in found.items()}
-    texts = {}
+    texts: dict[str, TokenStore] = {}
     for name, corpus in config.eval.corpora.items():
         part: Literal["train", "holdout"] = "holdout" if corpus.holdout else "train"
         texts[name] = build_store(corpus, part, tokenizer, data.cache_dir, data.workers, shown)
+    if isinstance(data, PromptDataConfig):
+        return HeldOut({name: PackedRows(store, data.pretrain_length) for name, store in texts.items()}, {})
+    found = open_holdouts(data, tokenizer, shown, noun=noun)
+    found = {"validation" if name == SINGLE else name: store for name, store in found.items()}
     rows: dict[str, Rows] = {}
     if isinstance(data, DataConfig):
         texts = found | texts
         isolated = data.isolate_documents
     else:
         isolated = True
-        more = open_examples(config, tokenizer, noun)
-        found = found | more
+        found = found | open_examples(config, tokenizer, noun)
     if noun is Tokens and not isinstance(data, DataConfig):
         rows = {name: open_rows(store, data) for name, store in found.items()}  # type: ignore[arg-type]
     rows |= {name: PackedRows(store, data.length, "concat", isolated) for name, store in texts.items()}
@@ -67,7 +69,7 @@ def eval_size(config: Config) -> int:
 def open_examples(config: Config, tokenizer: Tokenizer, noun: type) -> dict[str, SequenceStore]:
     """The corpora of `eval.examples`: their holdout where they have one, else all of them."""
     found: dict[str, SequenceStore] = {}
-    if isinstance(config.data, DataConfig):
+    if isinstance(config.data, DataConfig | PromptDataConfig):
         return found
     for name, corpus in config.eval.examples.items():
         part: Literal["train", "holdout"] = "holdout" if corpus.holdout or corpus.holdout_rows else "train"
@@ -83,13 +85,22 @@ def blank_corpus() -> dict[str, Any]:
 
 
 def make_evaluation(
-    config: Config, parts: Assembly, held_out: HeldOut, references: References | None, judge: "Judge | None"
+    config: Config,
+    parts: Assembly,
+    held_out: HeldOut,
+    references: References | None,
+    judge: "Judge | None",
+    tasks: Callable[[Params], dict[str, dict[str, float]]] | None = None,
 ) -> Callable[[TrainState], dict[str, dict[str, Any]]]:
-    """`evaluate(state)`: the figures of every held-out set, by its name.  `judge` is asked about groups of answers."""
+    """`evaluate(state)`: the figures of every held-out set and task, by its name.
+
+    `judge` is asked about groups of answers, `tasks` about the policy's whole weights.
+    """
     size = eval_size(config)
     scorer = make_scorer(parts.models["policy"]) if "policy" in parts.models else None
 
     def evaluate(state: TrainState) -> dict[str, dict[str, Any]]:
+        state = parts.shown(state)
         weights = parts.roles(state.params, state.fixed)
         found: dict[str, dict[str, Any]] = {}
         for name, rows in held_out.rows.items():
@@ -100,6 +111,8 @@ def make_evaluation(
             assert judge is not None
             refs = None if references is None else references[name]
             found[name] = judged(judge, weights, store, judged_batches(config, parts, name, store, size, refs), parts)
+        if tasks is not None:
+            found |= tasks(parts.whole(state)["policy"])
         return found
 
     return evaluate

@@ -26,22 +26,22 @@ def random_batch(config: Config, parts: Assembly, prompt_length: int, answer_len
     preferences: prompts with two answers, or judged answers; where the reference is cached, its log-probabilities are
     zeros.
     """
-    if not isinstance(config.data, DataConfig) and prompt_length + answer_length > config.data.length:
+    if not isinstance(config.data, DataConfig) and prompt_length + answer_length > config.length:
         raise UserError(
             f"--prompt-length {prompt_length} and --answer-length {answer_length} do not fit into a row of "
-            f"data.length={config.data.length}\n  mend: data.length={prompt_length + answer_length} or more"
+            f"data.length={config.length}\n  mend: data.length={prompt_length + answer_length} or more"
         )
     if isinstance(config.data, PreferenceDataConfig):
         return random_answers(config, config.data, parts, prompt_length, answer_length)
     first = 0 if isinstance(config.data, DataConfig) else prompt_length
-    last = config.data.length if isinstance(config.data, DataConfig) else prompt_length + answer_length
-    return random_rows(config, parts, first, last), config.training.batch_size * config.data.length
+    last = config.length if isinstance(config.data, DataConfig) else prompt_length + answer_length
+    return random_rows(config, parts, first, last), config.training.batch_size * config.length
 
 
 def random_rows(config: Config, parts: Assembly, first: int, last: int) -> Tokens:
     """One document a row, whose tokens first .. last - 1 are trained on."""
     n_micro = config.training.micro_batches
-    shape = (n_micro, config.training.batch_size // n_micro, config.data.length)
+    shape = (n_micro, config.training.batch_size // n_micro, config.length)
     ids = np.random.default_rng(config.seed).integers(0, config.model.vocab_size, (2, *shape), dtype=np.int32)
     places = np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
     one_text = isinstance(config.data, DataConfig) and not config.data.isolate_documents

@@ -3,19 +3,22 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import jax.numpy as jnp
+from jax import Array
 from jax.sharding import Mesh
 
 from jaxrl_llm.algos.reward import RewardConfig
-from jaxrl_llm.assemble import role_key, weights_template
+from jaxrl_llm.assemble import HELPERS, averages, keeps_fixed, role_key, weights_template
 from jaxrl_llm.config import Config, load, of_huggingface
 from jaxrl_llm.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models import build_model
+from jaxrl_llm.models.critic import CriticConfig
 from jaxrl_llm.models.hf import (
     base_model,
     describe,
@@ -27,7 +30,7 @@ from jaxrl_llm.models.hf import (
 )
 from jaxrl_llm.models.llama import llama_specs
 from jaxrl_llm.models.lora import LoraConfig
-from jaxrl_llm.models.trainable import PartsConfig, Trainable, build_trainable
+from jaxrl_llm.models.trainable import Trainable, build_trainable
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
 from jaxrl_llm.parallel.specs import init_params
 from jaxrl_llm.training.checkpoint import Checkpoints
@@ -140,21 +143,23 @@ def find_run(workdir: Path, wanted: int | None) -> SavedModel:
     folder = workdir / "checkpoints" / str(step)
 
     def divided(mesh: Mesh) -> dict[str, Trainable]:
-        specs = {name: llama_specs(config.model, head) for name, head in card.heads.items()}
+        specs = {name: llama_specs(config.model_of(name), head) for name, head in card.heads.items()}
         return {name: build_trainable(config.trainable, specs[name], mesh) for name in specs}
 
     def trained(role: str, mesh: Mesh) -> Params:
-        template = {name: weights_template(division.specs, mesh) for name, division in divided(mesh).items()}
+        averaged, template = averages(config), {n: weights_template(d.specs, mesh) for n, d in divided(mesh).items()}
+        if role in averaged:
+            return checkpoints.restore_item(step, "ema", {name: template[name] for name in averaged})[role]
         return checkpoints.restore_item(step, "params", template)[role]
 
     def weights(role: str, mesh: Mesh) -> Params:
-        divisions = divided(mesh)
+        divisions, kept = divided(mesh), keeps_fixed(config)
         fixed: Params = {}
-        if isinstance(config.trainable, PartsConfig):
-            rest = {name: weights_template(division.fixed_specs, mesh) for name, division in divisions.items()}
+        if role in kept and divisions[role].fixed_specs:
+            rest = {name: weights_template(divisions[name].fixed_specs, mesh) for name in kept}
             fixed = checkpoints.restore_item(step, "fixed", rest)[role]
         elif isinstance(config.trainable, LoraConfig):
-            fixed = divisions[role].fixed(starting_weights(config, mesh, find_base(card, workdir))[role])
+            fixed = divisions[role].fixed(starting_weights(config, mesh, find_base(card, workdir), [role])[role])
         return divisions[role].join(trained(role, mesh), fixed)
 
     def adapters(role: str, mesh: Mesh) -> Adapters:
@@ -165,7 +170,9 @@ def find_run(workdir: Path, wanted: int | None) -> SavedModel:
         return checkpoints.restore_item(step, "opt_state", template)
 
     def files() -> list[Path]:
-        return sorted(file for name in ("params", "fixed") for file in (folder / name).rglob("*") if file.is_file())
+        return sorted(
+            file for name in ("params", "ema", "fixed") for file in (folder / name).rglob("*") if file.is_file()
+        )
 
     has_adapters = isinstance(config.trainable, LoraConfig)
     return SavedModel(str(folder), config, card, step, weights, optimizer, files, adapters if has_adapters else None)
@@ -246,36 +253,59 @@ def refuse_other_tokenizer(folder: Path, tokenizer: Tokenizer, config: Config) -
         )
 
 
-def starting_weights(config: Config, mesh: Mesh, initial: SavedModel | None) -> Params:
-    """The whole weights that a run begins with, by trained role: those of `init_from`, or random ones.
+def starting_weights(
+    config: Config,
+    mesh: Mesh,
+    initial: SavedModel | None,
+    roles: Collection[str] | None = None,
+    critic: SavedModel | None = None,
+) -> Params:
+    """The whole weights that a run begins with, by trained role (or of these): those of `init_from`, or random ones.
 
-    A reward model from a language model has a new head, or one token's column of the unembedding as its head.
+    A reward model from a language model has a new head, or one token's column of the unembedding as its head; a critic
+    begins with `critic` where there is one, and a head as its config says.
 
     Raises:
         UserError: `init_from` has no role that this one could begin as.
     """
     out = {}
     for role, head in config.algo.trained.items():
-        specs, key = llama_specs(config.model, head), role_key(config.seed, role)
-        if initial is None:
-            out[role] = init_params(specs, key, mesh)
+        if roles is not None and role not in roles:
             continue
-        there = starting_role(role, head, initial)
-        tree = initial.weights(there, mesh)
-        fresh = init_params({name: specs[name] for name in specs.keys() - tree.keys()}, key, mesh)
-        token = config.algo.from_token if isinstance(config.algo, RewardConfig) else None
-        if "score" in fresh and token is not None:
-            column = token_id(initial.card.tokenizer, token)
-            matrix_DV = tree["embed"].T if config.model.tie_embeddings else tree["unembed"]
-            fresh["score"] = fresh["score"].at[:, 0].set(matrix_DV[:, column])
-        out[role] = {name: tree[name] for name in specs.keys() & tree.keys()} | fresh
+        specs, key = llama_specs(config.model_of(role), head), role_key(config.seed, role)
+        start = critic if role == "value" and critic is not None else initial
+        if start is None:
+            out[role] = init_params(specs, key, mesh)
+        else:
+            tree = start.weights(starting_role(role, head, start), mesh)
+            fresh = init_params({name: specs[name] for name in specs.keys() - tree.keys()}, key, mesh)
+            token = config.algo.from_token if isinstance(config.algo, RewardConfig) else None
+            if "score" in fresh and token is not None:
+                column = token_id(start.card.tokenizer, token)
+                matrix_DV = tree["embed"].T if config.model.tie_embeddings else tree["unembed"]
+                fresh["score"] = fresh["score"].at[:, 0].set(matrix_DV[:, column])
+            out[role] = {name: tree[name] for name in specs.keys() & tree.keys()} | fresh
+        if role == "value":
+            scored = start is not None and start.card.heads[starting_role(role, head, start)] != "lm"
+            out[role] |= critic_head(config.critic, specs, out[role]["score"], scored, role_key(config.seed, "head"))
     return out
 
 
+def critic_head(config: CriticConfig, specs: Params, found: Array, scored: bool, key: Array) -> Params:
+    """The head that a critic begins with: {"score": [D, 1]}; `scored`: `found` is one that was trained."""
+    if config.head == "zero" or (config.head == "auto" and not scored):
+        return {"score": jnp.zeros_like(found)}
+    if config.head == "random" and scored:
+        return init_params({"score": specs["score"]}, key, found.sharding.mesh)  # type: ignore[attr-defined]
+    return {}
+
+
 def starting_role(role: str, head: Head, initial: SavedModel) -> str:
-    """The role in which `init_from` has what this one begins with: the same one, or for scalar heads a policy."""
+    """The role in which a model has what this one begins with: the same; a policy for scalar heads; for a critic first
+    a critic, then a reward model."""
     heads = initial.card.heads
-    there = role if role in heads else "policy"
+    wanted = (role, "reward", "policy") if role == "value" else (role, "policy")
+    there = next((name for name in wanted if name in heads), "policy")
     if there not in heads or (head == "lm" and heads[there] != "lm"):
         found = ", ".join(f"{name} ({each})" for name, each in heads.items())
         raise UserError(
@@ -311,20 +341,22 @@ class Opened:
         return self.card.tokenizer
 
 
-def open_model(path: str | Path, mesh: MeshConfig | None = None, head: Head | None = "lm") -> Opened:
+def open_model(path: str | Path, mesh: Mesh | MeshConfig | None = None, head: Head | None = "lm") -> Opened:
     """Open a trained model for use: `model.logits(params, tokens_BT)`, `tokenizer.encode(text)`.
+
+    It lies on the mesh, or on one of that config over all devices.
 
     Raises:
         UserError: there is none, or none with this head; None takes either.
     """
     saved = find_model(path)
-    heads = saved.card.heads
+    heads = {role: each for role, each in saved.card.heads.items() if role not in HELPERS}
     role = next((role for role in heads if head is None or (head == "lm") == (heads[role] == "lm")), None)
     if role is None:
         held = " and a ".join("language model" if h == "lm" else "reward model" for h in heads.values())
         raise UserError(f"{path}: holds a {held}, no {'language model' if head == 'lm' else 'reward model'}")
     compute = dataclasses.replace(saved.config.compute, attention="auto", remat="none")
-    device_mesh = make_mesh(MeshConfig() if mesh is None else mesh)
+    device_mesh = mesh if isinstance(mesh, Mesh) else make_mesh(mesh or MeshConfig())
     model = build_model(saved.config.model, compute, device_mesh, heads[role])
     params = saved.weights(role, device_mesh)
     return Opened(model, params, heads[role], saved.card, saved.config, saved.step, device_mesh)

@@ -23,6 +23,7 @@ def measure_scale(
     """The scale from the best (or wanted) answers to the first `eval.scale_prompts` prompts, as many of each corpus."""
     data = config.data
     assert isinstance(data, PreferenceDataConfig)
+    state = parts.shown(state)
     weights = parts.roles(state.params, state.fixed)
     found = []
     for store in stores.values():

@@ -11,7 +11,7 @@ from jaxrl_llm.assemble import Assembly, assemble
 from jaxrl_llm.begin import Begin, begin
 from jaxrl_llm.config import Config, Resolved, dump, resolve
 from jaxrl_llm.data.build_sequences import describe, quarantine
-from jaxrl_llm.data.chat import chat_stop_ids
+from jaxrl_llm.data.chat import chat_stop_ids, find_template
 from jaxrl_llm.data.chat_rows import ChatRows
 from jaxrl_llm.data.sequences import SequenceStore
 from jaxrl_llm.datasets import Datasets, open_datasets
@@ -23,14 +23,24 @@ from jaxrl_llm.parallel.distributed import is_main, main_first
 from jaxrl_llm.report import write_report
 from jaxrl_llm.rollout.sampler import Sampler
 from jaxrl_llm.rollout.sampling import SamplingConfig
+from jaxrl_llm.rollout.source import RolloutSource
 from jaxrl_llm.score_scale import measure_scale
+from jaxrl_llm.tasks_eval import make_task_evaluation
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.console import Console
 from jaxrl_llm.training.hooks import CheckpointHook, EvalHook, LogHook, StopSignal
 from jaxrl_llm.training.loop import fit
 from jaxrl_llm.training.progress import Throughput
-from jaxrl_llm.training.writers import QUARANTINE, Writer, append_sample, open_writers, write_details, write_facts
-from jaxrl_llm.types import Json, TrainState
+from jaxrl_llm.training.writers import (
+    QUARANTINE,
+    Writer,
+    append_sample,
+    append_samples,
+    open_writers,
+    write_details,
+    write_facts,
+)
+from jaxrl_llm.types import Json, Params, TrainState
 from jaxrl_llm.workdir import claim
 
 SAMPLE_TOKENS = 200  # of text written at the end of a run
@@ -74,7 +84,7 @@ def starting_state(
     if step is not None:
         saved = checkpoints.restore(step, parts.template)
         data.source.restore(saved.source, saved.arrays)
-        weights = start.weights(parts.mesh) if parts.needs_weights else {}
+        weights = start.weights(parts.mesh, parts.needed_weights)
         return dataclasses.replace(saved.state, fixed=parts.complete(saved.state.fixed, weights)), step
     opt_state = start.optimizer(parts.template.opt_state) if start.optimizer is not None else None
     return parts.new_state(start.weights(parts.mesh), start.config.seed, opt_state), None
@@ -112,7 +122,7 @@ def run_loop(
         console, writers, watch, every=config.training.log_every, last=last, tokens=data.source.tokens_per_step
     )
     judge = make_judge(parts) if parts.algo.scores is not None else None
-    evals = EvalHook(evaluation(config, parts, data, judge), log, every=config.eval.every, last=last)
+    evals = EvalHook(evaluation(config, parts, data, judge, start), log, every=config.eval.every, last=last)
     card = start.card(parts)
 
     def run_json(state: TrainState) -> Json:
@@ -122,6 +132,7 @@ def run_loop(
 
     with console, StopSignal(console.note) as stop:
         console.note(headline(config, parts, data, resumed))
+        listen(data, workdir, console)
         saves = CheckpointHook(
             checkpoints, data.source, log, stop, run_json, parts.kept, every=config.checkpoint.every, last=last
         )
@@ -141,10 +152,11 @@ def run_loop(
 
 
 def evaluation(
-    config: Config, parts: Assembly, data: Datasets, judge: Judge | None
+    config: Config, parts: Assembly, data: Datasets, judge: Judge | None, start: Begin
 ) -> Callable[[TrainState], dict[str, dict[str, float]]]:
     """`evaluate(state)` as `EvalHook` wants it; what is more than a number goes to a file of its own."""
-    evaluate = make_evaluation(config, parts, data.held_out, data.references, judge)
+    tasks = open_tasks(config, parts, start) if config.eval.tasks else None
+    evaluate = make_evaluation(config, parts, data.held_out, data.references, judge, tasks)
 
     def numbers(state: TrainState) -> dict[str, dict[str, float]]:
         found = evaluate(state)
@@ -154,6 +166,31 @@ def evaluation(
         return found
 
     return numbers
+
+
+def open_tasks(config: Config, parts: Assembly, start: Begin) -> Callable[[Params], dict[str, dict[str, float]]]:
+    """The accuracies of a policy on the tasks of `eval.tasks`."""
+    return make_task_evaluation(
+        config.eval.tasks,
+        parts.models["policy"],
+        parts.mesh,
+        start.tokenizer,
+        start.template or find_template(start.tokenizer, None),
+        config.model.context,
+    )
+
+
+def listen(data: Datasets, workdir: Path, console: Console) -> None:
+    """Keep and show what the source of rollouts has to tell."""
+    if not isinstance(data.source, RolloutSource) or not is_main():
+        return
+
+    def on_samples(rows: list[Json]) -> None:
+        append_samples(workdir, rows)
+        console.samples(rows)
+
+    data.source.on_samples = on_samples
+    data.source.warn = lambda text: console.note(f"warning: {text}")
 
 
 def headline(config: Config, parts: Assembly, data: Datasets, resumed: int | None) -> str:
@@ -204,7 +241,7 @@ def write_sample(
     step, longest = int(state.step), min(SAMPLE_TOKENS, config.model.context - len(prompt))
     if longest < 1:
         return
-    weights = parts.whole(state)["policy"]
+    weights = parts.whole(parts.shown(state))["policy"]
     found, _ = sampler(weights, [prompt], max_new_tokens=longest, seed=(config.seed + step) % 2**32)
     text, asked = tokenizer.decode(found[0][0].tokens, continued=len(prompt) > 1), tokenizer.decode(prompt)
     if is_main():
@@ -214,6 +251,8 @@ def write_sample(
 
 def a_prompt(data: Datasets) -> list[int]:
     """The first held-out prompt, or the first of those trained on; of text there is none."""
+    if isinstance(data.source, RolloutSource):
+        return [*data.source.prompts[0].ids]
     stores = [rows.store for rows in data.held_out.rows.values() if isinstance(rows, ChatRows)]
     stores = [*stores, *data.held_out.groups.values(), *data.stores.values()]
     store = next((store for store in stores if isinstance(store, SequenceStore)), None)

@@ -137,6 +137,7 @@ class TrainState:
     params: Params  # what is trained: float32 master weights by role
     fixed: Params  # all other leaves: read by the step, never donated, never differentiated
     opt_state: Params
+    ema: Params = struct.field(default_factory=dict)  # running averages of `params`, of some roles
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,14 @@ class Algo:
     objective = sum over k of weights[k] * total_k / count_k, the Means that `loss` returns as terms.
     """
 
-    consumes: type  # the noun it reads: Tokens, Pairs, Labelled
+    consumes: type  # the noun it reads: Tokens, Pairs, Labelled, Rollouts
     trained: Mapping[str, Head]  # role -> head, e.g. {"policy": "lm"}
     weights: Mapping[str, float]  # term -> weight in the objective; every term of `loss` has one
     loss: Callable[..., tuple[dict[str, Mean], dict[str, Mean]]]  # (params by role, micro-batch) -> terms, metrics
     frozen: Mapping[str, Head] = field(default_factory=dict)  # role -> head of models that are only read
-    prepare: Callable[..., Any] | None = None  # (params by role, batch [M, b, ...]) -> batch; outside the gradient
+    # (params by role, batch [M, b, ...]) -> batch; outside the gradient.  Of data the step calls it, of rollouts their
+    # source, once a round: what was prepared under the policy that wrote stays while that is learnt from.
+    prepare: Callable[..., Any] | None = None
     scores: Callable[..., Array] | None = None  # (params by role, micro-batch) -> [N]: what ranks answers, in its slots
     mismatched: bool = False  # it reads `Labelled.mismatched`
     sparse: frozenset[str] = frozenset()  # terms that a batch may have nothing for; of the others that is an error

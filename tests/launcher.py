@@ -32,14 +32,23 @@ def write_config(folder: Path, name: str = "run", text: Path | None = None) -> P
     return config
 
 
-def start(args: Sequence[str], devices: int = 1, **env: str) -> subprocess.Popen[str]:
-    """`jaxrl-llm ARGS` with so many simulated devices; stdout and stderr together."""
+def environment(devices: int = 1) -> dict[str, str]:
+    """Of a process with so many simulated devices."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=600"
     flags += " --xla_backend_optimization_level=0"  # tiny models: compiling takes longer than running
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **env}
+    return {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
+def start(args: Sequence[str], devices: int = 1, **env: str) -> subprocess.Popen[str]:
+    """`jaxrl-llm ARGS` with so many simulated devices; stdout and stderr together."""
     command = [sys.executable, "-m", "jaxrl_llm", *map(str, args)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        command,
+        env=environment(devices) | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
     )
 
 

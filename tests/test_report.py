@@ -10,7 +10,8 @@ import pytest
 from matplotlib.image import imread
 
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.plots import _loss, smooth, spread
+from jaxrl_llm.plots.look import smooth, spread
+from jaxrl_llm.plots.training import loss
 from jaxrl_llm.report import write_report
 
 Row = dict[str, Any]
@@ -276,11 +277,11 @@ def test_labels_are_spread_in_order() -> None:
 
 def test_the_axis_ends_below_a_steep_start_and_says_so() -> None:
     steps = np.arange(0.0, 1001, 10)
-    figure = _loss({"loss": (steps, 1.5 + 4 * np.exp(-steps / 10))}, {}, "nats per token")
+    figure = loss({"loss": (steps, 1.5 + 4 * np.exp(-steps / 10))}, {}, "nats per token")
     assert figure is not None
     (axes,) = figure.axes
     assert axes.get_ylim()[1] < 3
     assert "from 5.50" in axes.get_title(loc="right")
-    figure = _loss({"loss": (steps, 2.5 - steps / 1000)}, {}, "nats per token")
+    figure = loss({"loss": (steps, 2.5 - steps / 1000)}, {}, "nats per token")
     assert figure is not None
     assert figure.axes[0].get_ylim()[1] > 2.5

@@ -43,7 +43,7 @@ MODEL = {"d_model": 32, "d_ff": 48, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2
 def write_examples(folder: Path) -> dict[str, str]:
     """Files of all kinds in `folder`: name -> path.  The same rows always; answers of unequal length."""
     rng = random.Random(7)
-    made: dict[str, list[dict[str, Any]]] = {name: [] for name in ("chat", "pairs", "ranked", "judged")}
+    made: dict[str, list[dict[str, Any]]] = {name: [] for name in ("chat", "pairs", "ranked", "judged", "asks")}
     for i in range(N):
         ask, good, bad = (" ".join(rng.choices(WORDS, k=rng.randint(1, n))) for n in (4, 3, 3))
         answers = list(dict.fromkeys(" ".join(rng.choices(WORDS, k=rng.randint(1, 2))) for _ in range(9)))
@@ -59,6 +59,7 @@ def write_examples(folder: Path) -> dict[str, str]:
                 "subset": ("sea", "land", "air")[i % 3],
             }
         )
+        made["asks"].append({"prompt": [{"role": "user", "content": ask}], "safety": i % 4 == 0})
         made["ranked"].append({"prompt": ask, "answers": answers[: 2 + i % 3], "ranks": [2, 1, 2, 3][: 2 + i % 3]})
         made["judged"].append({"prompt": f"{ask} {i // 2}", "completion": f"{good}." if i % 2 else bad, "label": i % 2})
     paths = {}
@@ -70,8 +71,8 @@ def write_examples(folder: Path) -> dict[str, str]:
     return paths
 
 
-def stages(files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """What each stage has of its own, by name."""
+def stages(files: Mapping[str, str], folder: Path) -> dict[str, dict[str, Any]]:
+    """What each stage has of its own, by name; runs lie in `folder`."""
 
     def preferences(name: str, length: int = 64) -> dict[str, Any]:
         return {"kind": "preferences", "path": files[name], "length": length, "holdout": 0.25}
@@ -79,6 +80,14 @@ def stages(files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     def on(data: dict[str, Any], **algo: Any) -> dict[str, Any]:
         return {"algo": algo, "data": data}
 
+    def rollouts(parts: dict[str, Any], **rollout: Any) -> dict[str, Any]:
+        sizes = {"prompts": 8, "max_new_tokens": 12, "slots": 4, "samples_every": 1, "rewards": {"parts": parts}}
+        return {"training": {"steps": 8, "batch_size": 4, "log_every": 1}, "rollout": sizes | rollout}
+
+    rated = {"model": {"kind": "model", "path": str(folder / "reward"), "scale": "standardised"}}
+    asks = {"kind": "prompts", "path": files["asks"]}
+    sums = {"kind": "prompts", "task": {"kind": "arithmetic", "difficulty": 1}, "problems": 16}
+    solved = {"sums": {"task": {"kind": "arithmetic"}, "problems": 8, "max_new_tokens": 12, "slots": 8}}
     pairs, judged, chat = preferences("pairs"), preferences("judged"), {"kind": "chat", "path": files["chat"]}
     return {
         "pretrain": on({"path": files["text"], "length": 64}, kind="pretrain") | {"model": MODEL},
@@ -92,6 +101,11 @@ def stages(files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         "kto_cached": on(judged, kind="kto", reference="cached"),
         "simpo": on(pairs, kind="simpo"),
         "orpo": on(pairs, kind="orpo"),
+        "ppo": on(asks, kind="ppo", entropy_bonus=0.01) | rollouts(rated, epochs=2, kl={"coef": 0.1, "target": 0.01}),
+        "rloo": on(asks, kind="rloo") | rollouts(rated, prompts=4, n=2),
+        "grpo": on(sums, kind="grpo")
+        | {"model": {"context": 256}, "eval": {"tasks": solved}}
+        | rollouts({"grade": {"kind": "task"}, "short": {"kind": "length"}}, prompts=2, n=4),
     }
 
 
@@ -115,8 +129,8 @@ class Runs:
     @staticmethod
     def new(folder: Path) -> "Runs":
         """None has run."""
-        plain = stages(write_examples(folder))
-        divided = {f"{name}_lora": lora(plain[name]) for name in ("sft", "reward", "dpo")}
+        plain = stages(write_examples(folder), folder)
+        divided = {f"{name}_lora": lora(plain[name]) for name in ("sft", "reward", "dpo", "ppo")}
         divided |= {f"{name}_parts": parts(plain[name]) for name in ("sft", "reward", "dpo")}
         return Runs(folder, plain | divided)
 
@@ -129,6 +143,8 @@ class Runs:
     def config(self, name: str, path: Path | None = None, **more: Any) -> Path:
         """The config of a stage, beside its run, or to be run elsewhere."""
         base = None if name == "pretrain" else "pretrain" if name.startswith("sft") else "sft"
+        if "rollout" in self.stages[name]:
+            self("reward")  # rates the answers
         before = {} if base is None else {"init_from": str(self(base))}
         return write_config(path or self.folder / f"{name}.yaml", self.stages[name], **before | more)
 

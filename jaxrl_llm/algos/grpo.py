@@ -23,6 +23,7 @@ class GrpoConfig:
     kind: Literal["grpo"] = "grpo"
     trained: ClassVar[Mapping[str, Head]] = {"policy": "lm"}
     consumes: ClassVar[type] = Rollouts
+    cached: ClassVar[bool] = False
     clip: float = Field(default=0.2, gt=0.0)
     """ε: how far a token's ratio may leave 1 to the policy's advantage."""
     ratio_clamp: float = Field(default=20.0, gt=0.0)

@@ -29,6 +29,7 @@ class PpoConfig:
     trained: ClassVar[Mapping[str, Head]] = {"policy": "lm", "value": "scalar"}
     frozen: ClassVar[Mapping[str, Head]] = {"ref": "lm"}
     consumes: ClassVar[type] = Rollouts
+    cached: ClassVar[bool] = False
     surrogate: Literal["clip", "kl_penalty"] = "clip"
     """clip: nothing is gained by a ratio outside 1 ± clip; kl_penalty: leaving the old policy costs its KL."""
     clip: float = Field(default=0.2, gt=0.0)

@@ -22,6 +22,7 @@ class RlooConfig:
     kind: Literal["rloo"] = "rloo"
     trained: ClassVar[Mapping[str, Head]] = {"policy": "lm"}
     consumes: ClassVar[type] = Rollouts
+    cached: ClassVar[bool] = False
     clip: float | None = Field(default=None, gt=0.0)
     """ε: how far an answer's ratio may leave 1 to the policy's advantage; null: as far as it likes, which is the
     paper's choice, and fits one update a rollout."""

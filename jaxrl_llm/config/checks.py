@@ -3,39 +3,61 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from jaxrl_llm.algos.ppo import PpoConfig
 from jaxrl_llm.config.problems import Problem
 from jaxrl_llm.config.root import Config
-from jaxrl_llm.data.config import CorpusConfig, DataConfig, ExamplesConfig
+from jaxrl_llm.data.config import CorpusConfig, DataConfig, ExamplesConfig, PromptDataConfig
+from jaxrl_llm.models.critic import CriticConfig
 from jaxrl_llm.models.llama import LlamaConfig
 from jaxrl_llm.models.lora import LoraConfig
-from jaxrl_llm.types import Tokens
+from jaxrl_llm.rollout.config import RolloutConfig
+from jaxrl_llm.types import Labelled, Pairs, Rollouts, Tokens
+
+# What each noun is made of, but for pretraining, which reads text.
+DATA_OF: Mapping[type, str] = {Tokens: "chat", Pairs: "preferences", Labelled: "preferences", Rollouts: "prompts"}
 
 
 def check(config: Config) -> list[Problem]:
     """All misfits, each at the key that is the likeliest to be mended."""
-    return [problem for part in (_model, _training, _data, _fits, _checkpoint) for problem in part(config)]
+    parts = (
+        _model,
+        _training,
+        _prompts if isinstance(config.data, PromptDataConfig) else _data,
+        _eval,
+        _fits,
+        _rollout,
+    )
+    return [problem for part in (*parts, _checkpoint) for problem in part(config)]
 
 
 def _model(config: Config) -> Iterator[Problem]:
-    model = config.model
+    unread = (
+        config.init_from is not None and config.model == LlamaConfig()
+    )  # not there, which is said when it is opened
+    if not isinstance(config.data, PromptDataConfig) and config.data.length > config.model.context and not unread:
+        yield Problem(
+            ("data", "length"), f"{config.data.length} is longer than model.context, which is {config.model.context}"
+        )
+    yield from _shape(config.model, ("model",))
+    if config.critic.model is not None:
+        yield from _shape(config.critic.model, ("critic", "model"))
+
+
+def _shape(model: LlamaConfig, section: tuple[str, ...]) -> Iterator[Problem]:
+    name = ".".join(section)
     if model.n_heads % model.n_kv_heads:
         yield Problem(
-            ("model", "n_kv_heads"), f"{model.n_kv_heads} does not divide model.n_heads, which is {model.n_heads}"
+            (*section, "n_kv_heads"), f"{model.n_kv_heads} does not divide {name}.n_heads, which is {model.n_heads}"
         )
     if model.head_dim is None and model.d_model % model.n_heads:
         yield Problem(
-            ("model", "n_heads"),
-            f"{model.n_heads} does not divide model.d_model, which is {model.d_model}; or set model.head_dim",
+            (*section, "n_heads"),
+            f"{model.n_heads} does not divide {name}.d_model, which is {model.d_model}; or set {name}.head_dim",
         )
     elif model.channels % 2:
         yield Problem(
-            ("model", "head_dim" if model.head_dim is not None else "n_heads"),
+            (*section, "head_dim" if model.head_dim is not None else "n_heads"),
             f"gives heads of {model.channels} channels; rotary embeddings turn pairs, so it must be even",
-        )
-    unread = config.init_from is not None and model == LlamaConfig()  # it is not there, which is said when it is opened
-    if config.data.length > model.context and not unread:
-        yield Problem(
-            ("data", "length"), f"{config.data.length} is longer than model.context, which is {model.context}"
         )
 
 
@@ -50,8 +72,35 @@ def _training(config: Config) -> Iterator[Problem]:
         yield Problem(("init_optimizer",), "there is nothing to take the optimizer from: set init_from")
 
 
+def _prompts(config: Config) -> Iterator[Problem]:
+    data, blank = config.data, PromptDataConfig()
+    assert isinstance(data, PromptDataConfig)
+    if data.task is None and data.path is None and config.training.steps:
+        yield Problem(("data",), "there are no prompts: set data.task.kind=arithmetic, say, or data.path=FILE")
+    if data.task is not None and data.path is not None:
+        yield Problem(("data", "path"), "data.task asks its own problems: set one of them")
+    for key in ("problems", "problems_seed"):
+        if data.task is None and getattr(data, key) != getattr(blank, key):
+            yield Problem(("data", key), "is of a task, and data.task is not set")
+    if data.task is not None and data.safety:
+        yield Problem(("data", "safety"), "is of data.path; no task is about safety")
+    weight = config.algo.ptx_weight if isinstance(config.algo, PpoConfig) else 0.0
+    if weight and data.pretrain is None:
+        yield Problem(
+            ("algo", "ptx_weight"), f"{weight:g} of the loss of text, and there is none: set data.pretrain.path"
+        )
+    if data.pretrain is not None and not weight:
+        yield Problem(("data", "pretrain"), "is read by algo.kind=ppo with algo.ptx_weight alone, which is 0")
+    if (data.pretrain or config.eval.corpora) and data.pretrain_length > config.model.context:
+        yield Problem(
+            ("data", "pretrain_length"),
+            f"{data.pretrain_length} is longer than model.context, which is {config.model.context}",
+        )
+
+
 def _data(config: Config) -> Iterator[Problem]:
     data = config.data
+    assert not isinstance(data, PromptDataConfig)
     blank, corpus = type(data)(), CorpusConfig if isinstance(data, DataConfig) else ExamplesConfig
     single = [name for name in corpus.__dataclass_fields__ if hasattr(data, name)]
     if not data.mix and data.path is None and config.training.steps:
@@ -63,32 +112,43 @@ def _data(config: Config) -> Iterator[Problem]:
                 yield Problem(
                     ("data", name), f"describes a single corpus, but data.mix names several; say it of each: {mend}"
                 )
-    held = data.holdout or getattr(data, "holdout_rows", None)
-    taken = {"train"} | ({"validation"} if held else set())  # in metrics.jsonl, as the names of splits
-    evaluated: dict[str, Mapping[str, Any]] = {
-        "eval.corpora": config.eval.corpora,
-        "eval.examples": config.eval.examples,
-    }
-    for section, names in ({"data.mix": data.mix} | evaluated).items():
-        for name in names.keys() & taken:
-            yield Problem((*section.split("."), name), f"the name {name!r} is taken; call it otherwise")
-    for section, names in evaluated.items():
-        for name in data.mix.keys() & names.keys():
-            yield Problem(
-                (*section.split("."), name),
-                f"data.mix has the name {name!r} too: their results could not be told apart",
-            )
-    for name in config.eval.corpora.keys() & config.eval.examples.keys():
-        yield Problem(("eval", "examples", name), f"eval.corpora has the name {name!r} too")
+
+
+def _eval(config: Config) -> Iterator[Problem]:
+    """The names of what is evaluated, which metrics.jsonl tells apart by them."""
+    data = config.data
+    mix = {} if isinstance(data, PromptDataConfig) else data.mix
+    held = any(getattr(data, key, None) for key in ("holdout", "holdout_rows"))
+    taken = dict.fromkeys(["train", *(["validation"] if held else [])], "")
+    for section, names in (
+        ("data.mix", mix),
+        ("eval.corpora", config.eval.corpora),
+        ("eval.examples", config.eval.examples),
+        ("eval.tasks", config.eval.tasks),
+    ):
+        for name in names:
+            if name in taken:
+                what = f"{taken[name]} has the name {name!r} too" if taken[name] else f"the name {name!r} is taken"
+                yield Problem(
+                    (*section.split("."), name), f"{what}: their results could not be told apart; call it otherwise"
+                )
+        taken |= dict.fromkeys(names, section)
+    if config.eval.tasks and "policy" not in config.algo.trained:
+        yield Problem(("eval", "tasks"), "are answered by a language model; this run trains a reward model")
 
 
 def _fits(config: Config) -> Iterator[Problem]:
     """What an algorithm reads, and what of it there is."""
     data, algo = config.data, config.algo
-    wanted = "text" if algo.kind == "pretrain" else "chat" if algo.consumes is Tokens else "preferences"
+    wanted = "text" if algo.kind == "pretrain" else DATA_OF[algo.consumes]
     if data.kind != wanted:
         yield Problem(("data", "kind"), f"algo.kind={algo.kind} reads data.kind={wanted}, and this is {data.kind}")
-    if not isinstance(data, DataConfig):
+    if isinstance(data, DataConfig | PromptDataConfig):
+        if config.eval.examples:
+            yield Problem(
+                ("eval", "examples"), f"are conversations or preferences, and the data is {data.kind}: see eval.corpora"
+            )
+    else:
         if data.max_length is not None and data.max_length > data.length:
             yield Problem(
                 ("data", "max_length"), f"{data.max_length} is longer than data.length, which is {data.length}"
@@ -98,8 +158,6 @@ def _fits(config: Config) -> Iterator[Problem]:
             if each.holdout and each.holdout_rows is not None:
                 path = ("data", "mix", name) if name else ("data",)
                 yield Problem((*path, "holdout_rows"), "says the same as holdout: set one of them")
-    elif config.eval.examples:
-        yield Problem(("eval", "examples"), "are conversations or preferences, and the data is text: see eval.corpora")
     adapter = config.trainable.adapter if isinstance(config.trainable, LoraConfig) else None
     if adapter is not None and (algo.frozen or algo.cached):
         yield Problem(
@@ -109,6 +167,34 @@ def _fits(config: Config) -> Iterator[Problem]:
         )
     if config.eval.corpora and "policy" not in algo.trained:
         yield Problem(("eval", "corpora"), "is text for a language model; this run trains a reward model")
+
+
+def _rollout(config: Config) -> Iterator[Problem]:
+    """What rollouts and a critic need, and who has none."""
+    algo, rollout, training = config.algo, config.rollout, config.training
+    if algo.consumes is not Rollouts:
+        if rollout != RolloutConfig():
+            yield Problem(("rollout",), f"is of what learns from its own answers, and algo.kind={algo.kind} does not")
+    else:
+        answers = rollout.prompts * rollout.n
+        if answers % training.batch_size:
+            yield Problem(
+                ("training", "batch_size"),
+                f"{training.batch_size} does not divide rollout.prompts x rollout.n, which are {answers} answers",
+            )
+        if config.length > config.model.context:
+            yield Problem(
+                ("rollout", "max_prompt_tokens"),
+                f"{config.length} tokens with rollout.max_new_tokens are more than model.context, "
+                f"which is {config.model.context}",
+            )
+        elif rollout.max_new_tokens >= config.model.context:
+            yield Problem(
+                ("rollout", "max_new_tokens"),
+                f"{rollout.max_new_tokens} leave no room for a prompt: model.context is {config.model.context}",
+            )
+    if "value" not in algo.trained and config.critic != CriticConfig():
+        yield Problem(("critic",), f"is of algo.kind=ppo, and algo.kind={algo.kind} has none")
 
 
 def _checkpoint(config: Config) -> Iterator[Problem]:

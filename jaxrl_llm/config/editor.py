@@ -33,6 +33,7 @@ def _loosen(prop: Any) -> None:
             prop["anyOf"] = prop.pop("oneOf")
         named = prop.get("additionalProperties")
         if isinstance(named, dict):
+            _loosen(named)
             prop["additionalProperties"] = {"anyOf": [named, {"type": "null"}]}
         for part in prop.get("anyOf", []):
             _loosen(part)

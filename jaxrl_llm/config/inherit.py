@@ -1,6 +1,6 @@
 """`init_from` brings its model and tokenizer along: they are the lowest layer of the config that names it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,22 +11,50 @@ SECTIONS = ("model", "tokenizer")
 
 
 def inherited(layers: Sequence[Node]) -> Node | None:
-    """The sections of the model that the last `init_from` of these layers names; None where there is no such model.
+    """The sections of the models that the last `init_from` of these layers names, and the last `critic.init_from`.
 
-    (Whether it has weights is found out when it is opened.)
+    None where there are no such models.  (Whether they have weights is found out when they are opened.)
     """
-    named = [layer.value["init_from"].value for layer in layers if "init_from" in layer.value]
-    if not named or not isinstance(named[-1], str):
-        return None
-    folder = Path(named[-1])
-    if is_adapter(folder):
-        folder = base_model(folder)[0]
+    policy = _last(layers, "init_from")
+    found = _layer_of(policy, f"init_from {policy}") if policy is not None else None
+    critic = _last([layer.value["critic"] for layer in layers if "critic" in layer.value], "init_from")
+    shape = _critic_shape(policy, critic)
+    if shape is None:
+        return found
+    section = Node({"critic": Node({"model": shape}, shape.origin)}, shape.origin)
+    return section if found is None else replace(found, value={**found.value, **section.value})
+
+
+def _last(layers: Sequence[Node], key: str) -> str | None:
+    named = [layer.value[key].value for layer in layers if layer.is_mapping and key in layer.value]
+    return named[-1] if named and isinstance(named[-1], str) else None
+
+
+def _layer_of(path: str, origin: str) -> Node | None:
+    """What a run or a Hugging Face directory decides of a run that starts from it."""
+    saved = _saved_config(path)
+    if saved is not None:
+        return Node({name: _of_origin(saved[name], origin) for name in SECTIONS if name in saved}, origin)
+    folder = base_model(Path(path))[0] if is_adapter(Path(path)) else Path(path)
+    return huggingface_layer(folder, origin) if is_huggingface(folder) else None
+
+
+def _critic_shape(policy: str | None, critic: str | None) -> Node | None:
+    """`critic.model`: that of the model which the critic starts from, where that is not the policy's."""
+    if critic is not None:
+        layer = _layer_of(critic, f"critic.init_from {critic}")
+        return None if layer is None else layer.value.get("model")
+    saved = _saved_config(policy) if policy is not None else None
+    section = saved.get("critic") if saved is not None else None
+    shape = section.value.get("model") if section is not None and section.is_mapping else None
+    return _of_origin(shape, f"init_from {policy}") if shape is not None and shape.is_mapping else None
+
+
+def _saved_config(path: str) -> Mapping[str, Node] | None:
+    """The config of a run, of one of its checkpoints, or of the base of an adapter; None of anything else."""
+    folder = base_model(Path(path))[0] if is_adapter(Path(path)) else Path(path)
     config = (folder.parent.parent if folder.parent.name == "checkpoints" else folder) / "config.yaml"
-    origin = f"init_from {named[-1]}"
-    if not config.is_file():
-        return huggingface_layer(folder, origin) if is_huggingface(folder) else None
-    saved = read_yaml(config).value
-    return Node({name: _of_origin(saved[name], origin) for name in SECTIONS if name in saved}, origin)
+    return read_yaml(config).value if config.is_file() else None
 
 
 def huggingface_layer(folder: Path, origin: str) -> Node:

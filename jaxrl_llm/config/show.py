@@ -26,8 +26,15 @@ ABSENT = _Absent()  # stands in a difference for a key that only the other confi
 
 
 def flatten(config: Any) -> Flat:
-    """Every key of a config, dotted, in order; an empty mapping is a value."""
-    return dict(_flat(dataclasses.asdict(config), ()))
+    """Every key of a config that is read, dotted, in order; an empty mapping is a value."""
+    return dict(_flat(_used(config), ()))
+
+
+def _used(config: Any) -> dict[str, Any]:
+    """As plain data, without the sections that nothing of this run reads, which are as by default."""
+    return {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in getattr(config, "idle", ())
+    }
 
 
 def _flat(value: Any, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
@@ -92,12 +99,12 @@ def _defaults(config: Any, default: Any) -> dict[str, Any]:
 
 
 def dump(resolved: "Resolved") -> str:
-    """The whole config as YAML, every key, with a comment on where each value that is no default came from.
+    """The whole config as YAML, every key that is read, with a comment on where each value that is no default came from.
 
     `load` reads it back to an equal Config, with no other file needed.
     """
     head = f"# jaxrl_llm {jaxrl_llm.__version__}: {resolved.source}, with all that it extends and all defaults\n"
-    return head + "".join(_lines(dataclasses.asdict(resolved.config), (), resolved.provenance))
+    return head + "".join(_lines(_used(resolved.config), (), resolved.provenance))
 
 
 def _lines(section: dict[str, Any], path: tuple[str, ...], provenance: Mapping[str, str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jaxrl_llm.schema import schema
+from jaxrl_llm.tasks import TaskConfig
 
 
 @schema
@@ -199,4 +200,32 @@ class PreferenceDataConfig(_ExampleData):
     """The prompt of several answers is computed once; else each has its own copy of it."""
 
 
-AnyDataConfig = Annotated[DataConfig | ChatDataConfig | PreferenceDataConfig, Field(discriminator="kind")]
+@schema
+class PromptDataConfig:
+    """What a policy is asked, whose answers it learns from: the problems of a task, or the prompts of a file."""
+
+    kind: Literal["prompts"] = "prompts"
+    task: TaskConfig | None = None
+    """Its problems of the train split, each as what a user says."""
+    problems: int = Field(default=10_000, ge=1)
+    """How many of the task's."""
+    problems_seed: int = Field(default=0, ge=0)
+    """Which of the task's."""
+    path: str | None = None
+    """Prompts in place of a task: a line each, or rows {prompt}, {messages}, {instruction} (.jsonl, .parquet, ...)."""
+    safety: bool = False
+    """All of the file's prompts are about safety: see rollout.rewards.combine."""
+    template: str | None = None
+    """A bundled chat template or a file of Jinja; null: the model's own, else the one that fits."""
+    pretrain: CorpusConfig | None = None
+    """Text whose loss is added to PPO's (algo.ptx_weight)."""
+    pretrain_length: int = Field(default=512, ge=2)
+    """Tokens in a row of that text, and of eval.corpora."""
+    cache_dir: str | None = None
+    """Where text is tokenised to; null is $XDG_CACHE_HOME/jaxrl_llm."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that tokenise it; 0 uses one a CPU core when the input is large."""
+
+
+StoredDataConfig = DataConfig | ChatDataConfig | PreferenceDataConfig  # of which stores are built
+AnyDataConfig = Annotated[StoredDataConfig | PromptDataConfig, Field(discriminator="kind")]

@@ -1,6 +1,6 @@
 """From the config of data to its stores, and from these to the source of training batches of packed rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import NamedSharding
@@ -8,21 +8,22 @@ from jax.sharding import NamedSharding
 from jaxrl_llm.data.build import build_store
 from jaxrl_llm.data.build_sequences import Want, open_sequences
 from jaxrl_llm.data.chat_rows import ChatRows
-from jaxrl_llm.data.config import AnyDataConfig, ChatDataConfig, DataConfig
-from jaxrl_llm.data.mixture import named_corpora, order_fingerprint, weights_of
+from jaxrl_llm.data.config import ChatDataConfig, DataConfig, StoredDataConfig
+from jaxrl_llm.data.mixture import SINGLE, named_corpora, order_fingerprint, weights_of
 from jaxrl_llm.data.readers import Part
 from jaxrl_llm.data.rows import PackedRows, Rows, training_rows
 from jaxrl_llm.data.sequences import SequenceStore
 from jaxrl_llm.data.source import DataSource, token_batches
 from jaxrl_llm.data.store import TokenStore
 from jaxrl_llm.data.tokenizers import Tokenizer
+from jaxrl_llm.errors import UserError
 from jaxrl_llm.types import Labelled, Pairs, Tokens
 
 WANTED: Mapping[type, Want] = {Tokens: "conversation", Pairs: "comparison", Labelled: "judgement"}
 
 
 def open_corpora(
-    data: AnyDataConfig,
+    data: StoredDataConfig,
     tokenizer: Tokenizer,
     progress: bool = True,
     *,
@@ -40,7 +41,7 @@ def open_corpora(
 
 
 def open_holdouts(
-    data: AnyDataConfig,
+    data: StoredDataConfig,
     tokenizer: Tokenizer,
     progress: bool = True,
     *,
@@ -50,7 +51,7 @@ def open_holdouts(
     return _open(data, "holdout", tokenizer, progress, noun)
 
 
-def _open(data: AnyDataConfig, part: Part, tokenizer: Tokenizer, progress: bool, noun: type) -> dict[str, Any]:
+def _open(data: StoredDataConfig, part: Part, tokenizer: Tokenizer, progress: bool, noun: type) -> dict[str, Any]:
     if not isinstance(data, DataConfig):
         return dict(open_sequences(data, WANTED[noun], part, tokenizer, progress))
     return {
@@ -107,6 +108,23 @@ def training_source(
         fingerprint=order_fingerprint(
             stores, weights, rows=[data.length, data.packing, isolated, data.shuffle], seed=seed, batch_size=batch_size
         ),
+    )
+
+
+def text_batches(
+    store: TokenStore, length: int, *, seed: int, batch_size: int, micro_batches: int, sharding: NamedSharding
+) -> Callable[[int], Tokens]:
+    """make(number of a batch) -> Tokens [M, b, T] of a text, shuffled: a companion of batches of something else."""
+    rows = PackedRows(store, length)
+    if not len(rows):
+        raise UserError(f"data.pretrain: its {store.n_tokens:,} tokens make no row of {length}\n  mend: more text")
+    return token_batches(
+        training_rows({SINGLE: (rows, 1.0)}, seed, True),
+        length=length,
+        batch_size=batch_size,
+        micro_batches=micro_batches,
+        sharding=sharding,
+        segmented=True,
     )
 
 

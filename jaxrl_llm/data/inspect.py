@@ -11,7 +11,7 @@ from rich.text import Text
 
 from jaxrl_llm.data.build_sequences import describe
 from jaxrl_llm.data.chat_rows import ChatRows
-from jaxrl_llm.data.config import AnyDataConfig, DataConfig
+from jaxrl_llm.data.config import DataConfig, StoredDataConfig
 from jaxrl_llm.data.corpora import open_corpora
 from jaxrl_llm.data.mixture import named_corpora
 from jaxrl_llm.data.read_examples import recognised
@@ -60,7 +60,7 @@ def summary(store: SequenceStore, corpus: Any) -> list[str]:
 
 
 def _show(
-    store: TokenStore | SequenceStore, corpus: Any, data: AnyDataConfig, tokenizer: Tokenizer
+    store: TokenStore | SequenceStore, corpus: Any, data: StoredDataConfig, tokenizer: Tokenizer
 ) -> tuple[list[str], Iterator[Panel]]:
     """What is said of a corpus, and its rows or examples."""
     if isinstance(store, TokenStore):

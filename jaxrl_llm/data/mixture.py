@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import Any, overload
 
 from jaxrl_llm.data.config import (
-    AnyDataConfig,
     ChatDataConfig,
     CorpusConfig,
     DataConfig,
     ExamplesConfig,
     PreferenceDataConfig,
+    StoredDataConfig,
 )
 from jaxrl_llm.data.sequences import SequenceStore
 from jaxrl_llm.data.store import TokenStore
@@ -27,7 +27,7 @@ SINGLE = "data"  # the name of the one corpus that `data.path` gives
 def named_corpora(data: DataConfig) -> dict[str, CorpusConfig]: ...
 @overload
 def named_corpora(data: ChatDataConfig | PreferenceDataConfig) -> dict[str, ExamplesConfig]: ...
-def named_corpora(data: AnyDataConfig) -> Any:
+def named_corpora(data: StoredDataConfig) -> Any:
     """The corpora of a config by name: those of `data.mix`, or the one that `data.path` gives.
 
     Raises:
@@ -48,7 +48,7 @@ def named_corpora(data: AnyDataConfig) -> Any:
 
 
 def weights_of(
-    data: AnyDataConfig, sizes: Mapping[str, int], contents: Mapping[str, str], batch_size: int
+    data: StoredDataConfig, sizes: Mapping[str, int], contents: Mapping[str, str], batch_size: int
 ) -> dict[str, float]:
     """The weight of every corpus in the mixture, by name.
 

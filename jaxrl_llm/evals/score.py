@@ -98,61 +98,63 @@ def logp_scorer(model: Model) -> RowScorer:
     return scores
 
 
-def score_texts(
-    scorer: RowScorer,
-    params: Params,
-    texts: Sequence[Text],
-    mesh: Mesh,
-    batch_size: int,
-    on_scored: Callable[[int], object] = lambda n_tokens: None,
-) -> np.ndarray:
-    """float32 [N]: the score of each text, on every process.
+def text_scorer(
+    scorer: RowScorer, mesh: Mesh, batch_size: int, lengths: Sequence[int] | None = None
+) -> Callable[..., np.ndarray]:
+    """`score(params, texts)`: float32 [N], the score of each text, on every process; compiled once a length of rows.
+
+    Texts may be in any order.  The longest are scored first, so that memory that is too small shows at once.  Of its
+    further argument `on_scored(n)` it tells how many more tokens are done.  It raises UserError where a score is not a
+    finite number.
 
     Args:
         scorer: what is read off a row.
-        params: of its model, on the mesh.
-        texts: in any order; the longest are scored first, so that memory that is too small shows at once.
-        mesh: of the devices.
+        mesh: that the params will lie on.
         batch_size: rows at a time, rounded up to what the devices divide.
-        on_scored: told how many more tokens are done.
-
-    Raises:
-        UserError: a score is not a finite number.
+        lengths: of rows, where the same are to be used for other texts; see `row_lengths`; None: by the longest text.
     """
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    size = -(-batch_size // ways) * ways
     by_row, whole = (NamedSharding(mesh, PartitionSpec(axes)) for axes in (BATCH_AXES, None))
     run = jax.jit(scorer, out_shardings=whole)
-    found = np.zeros(len(texts), np.float32)
-    for members, *rows in _batches(texts, -(-batch_size // ways) * ways):
-        arrays = [jax.make_array_from_callback(x.shape, by_row, x.__getitem__) for x in rows]
-        found[members] = np.asarray(run(params, *arrays))[: len(members)]
-        on_scored(sum(len(texts[i].ids) for i in members))
-    if wrong := int((~np.isfinite(found)).sum()):
-        raise UserError(
-            f"{wrong:,} of {len(found):,} scores are not finite numbers: the model's weights are broken, or its "
-            "training diverged\n  mend: an earlier checkpoint, as RUN/checkpoints/STEP"
-        )
-    return found
+
+    def score(
+        params: Params, texts: Sequence[Text], on_scored: Callable[[int], object] = lambda n_tokens: None
+    ) -> np.ndarray:
+        found = np.zeros(len(texts), np.float32)
+        for members, *rows in _batches(texts, size, lengths):
+            arrays = [jax.make_array_from_callback(x.shape, by_row, x.__getitem__) for x in rows]
+            found[members] = np.asarray(run(params, *arrays))[: len(members)]
+            on_scored(sum(len(texts[i].ids) for i in members))
+        if wrong := int((~np.isfinite(found)).sum()):
+            raise UserError(
+                f"{wrong:,} of {len(found):,} scores are not finite numbers: the model's weights are broken, or its "
+                "training diverged\n  mend: an earlier checkpoint, as RUN/checkpoints/STEP"
+            )
+        return found
+
+    return score
 
 
-def _batches(texts: Sequence[Text], size: int) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]]:
-    """Which texts, and their tokens_BT, written_BT and lengths_B; T is a power of two, or a longer text than that."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    longest = max((len(text.ids) for text in texts), default=0)
-    for i in sorted(range(len(texts)), key=lambda i: -len(texts[i].ids)):
-        by_length[row_length(len(texts[i].ids), longest)].append(i)
-    for length, members in by_length.items():
-        for first in range(0, len(members), size):
-            chosen = members[first : first + size]
-            tokens_BT, written_BT = np.zeros((size, length), np.int32), np.zeros((size, length), bool)
-            lengths_B = np.ones(size, np.int32)
-            for row, i in enumerate(chosen):
-                n = lengths_B[row] = len(texts[i].ids)
-                tokens_BT[row, :n], written_BT[row, :n] = texts[i].ids, texts[i].written
-            yield chosen, tokens_BT, written_BT, lengths_B
+def _batches(
+    texts: Sequence[Text], size: int, lengths: Sequence[int] | None
+) -> Iterator[tuple[list[int], np.ndarray, np.ndarray, np.ndarray]]:
+    """Which texts, and their tokens_BT, written_BT and lengths_B; what is scored together depends on `texts` alone."""
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
+    lengths = row_lengths(len(texts[order[0]].ids)) if lengths is None and order else lengths
+    for first in range(0, len(order), size):
+        chosen = order[first : first + size]
+        length = next(each for each in lengths or () if each >= len(texts[chosen[0]].ids))
+        tokens_BT, written_BT = np.zeros((size, length), np.int32), np.zeros((size, length), bool)
+        lengths_B = np.ones(size, np.int32)
+        for row, i in enumerate(chosen):
+            n = lengths_B[row] = len(texts[i].ids)
+            tokens_BT[row, :n], written_BT[row, :n] = texts[i].ids, texts[i].written
+        yield chosen, tokens_BT, written_BT, lengths_B
 
 
-def row_length(n: int, longest: int) -> int:
-    """The next power of two, from SHORTEST on; but never a row that is longer than the longest text, by eights."""
-    power = max(SHORTEST, 1 << (n - 1).bit_length())
-    return min(power, max(SHORTEST, -(-longest // 8) * 8))
+def row_lengths(longest: int, *more: int) -> list[int]:
+    """The lengths that rows have: powers of two, more that are asked for, and last the longest text's, by eights."""
+    powers = (1 << power for power in range(SHORTEST.bit_length() - 1, longest.bit_length()))
+    last = max(SHORTEST, -(-longest // 8) * 8)
+    return sorted({each for each in (*powers, *more) if each < last} | {last})

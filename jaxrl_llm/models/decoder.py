@@ -22,6 +22,14 @@ from jaxrl_llm.parallel.specs import SAMPLER_RULES, ParamSpec, is_spec, partitio
 from jaxrl_llm.types import Decoder, Params
 
 
+def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
+    """Of keys or values [B, S, K, C]: by rows and KV heads; by rows alone where the heads do not divide."""
+    spec = partition_spec(shape, ("batch", None, "kv_heads", None), mesh, SAMPLER_RULES)
+    if spec[2] is None and shape[0] % mesh.size == 0:
+        spec = PartitionSpec(mesh.axis_names)
+    return NamedSharding(mesh, spec)
+
+
 def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, lora: LoraConfig | None = None) -> Decoder:
     """The functions of one language model that writes."""
     specs = llama_specs(config)
@@ -35,11 +43,7 @@ def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, lora:
         return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     def placed_cache(x_BSKC: Array) -> Array:
-        """By rows and KV heads; by rows alone where the heads do not divide."""
-        spec = partition_spec(x_BSKC.shape, ("batch", None, "kv_heads", None), mesh, SAMPLER_RULES)
-        if spec[2] is None and x_BSKC.shape[0] % mesh.size == 0:
-            spec = PartitionSpec(mesh.axis_names)
-        return jax.lax.with_sharding_constraint(x_BSKC, NamedSharding(mesh, spec))
+        return jax.lax.with_sharding_constraint(x_BSKC, cache_sharding(x_BSKC.shape, mesh))
 
     def prepare(params: Params) -> Params:
         def one(spec: ParamSpec, w: Array) -> Array:

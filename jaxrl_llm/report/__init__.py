@@ -27,7 +27,8 @@ def write_report(workdir: Path) -> Path:
     rows = read_rows(workdir / METRICS)
     figures = collect(workdir, rows)
     folder = workdir / "plots"
-    figures["plots"] = plots.draw(curves(rows), folder, figures["loss_unit"]) | calibrations(figures["evals"], folder)
+    drawn = plots.draw(curves(rows), folder, figures["loss_unit"], figures["learnt"])
+    figures["plots"] = drawn | calibrations(figures["evals"], folder)
     (workdir / "report.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     report = workdir / "report.md"
     report.write_text(markdown(figures), encoding="utf-8")

@@ -11,6 +11,7 @@ import yaml
 
 from jaxrl_llm.plots import Curve, Curves
 from jaxrl_llm.report.commands import commands
+from jaxrl_llm.report.rollouts import gains, learnt, newest
 from jaxrl_llm.training.console import ALIASES
 from jaxrl_llm.training.writers import DETAILS, FACTS, QUARANTINE, SAMPLES, read_rows
 from jaxrl_llm.types import Json
@@ -26,6 +27,10 @@ CONFIG_KEYS = (
     "algo.margin",
     "algo.centring",
     "algo.safety_weight",
+    "algo.clip",
+    "algo.gamma",
+    "algo.lam",
+    "algo.kl",
     "init_from",
     "model.preset",
     "model.d_model",
@@ -37,18 +42,31 @@ CONFIG_KEYS = (
     "trainable.layers",
     "tokenizer.kind",
     "data.path",
+    "data.task",
     "data.mix",
     "data.length",
+    "rollout.prompts",
+    "rollout.n",
+    "rollout.max_new_tokens",
+    "rollout.temperature",
+    "rollout.epochs",
+    "rollout.rewards.parts",
+    "rollout.kl.coef",
+    "rollout.kl.target",
     "training.batch_size",
     "optim.kind",
     "schedule.kind",
     "schedule.lr",
+    "critic.init_from",
+    "critic.lr",
+    "training.ema",
     "seed",
 )
 RATES = ("tokens_per_s", "tflops", "peak_share", "step_ms", "data_wait_ms")
 
 # Of a loss, by algo.kind; of those that are not here it is "per pair".
 UNITS = {"pretrain": "nats per token", "sft": "nats per token", "kto": "per answer", "orpo": ""}
+UNITS |= dict.fromkeys(("ppo", "grpo", "rloo"), "nats per token")  # of held-out text: their own losses say nothing
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
@@ -77,19 +95,25 @@ def collect(workdir: Path, rows: Iterable[Mapping[str, Any]]) -> Json:
     for row in sorted(map(named, rows), key=lambda row: row["step"]):
         splits.setdefault(row.get("split", "train"), []).append(row)
     train = splits.pop("train")
-    samples = read_rows(workdir / SAMPLES)[-SHOWN:] if (workdir / SAMPLES).is_file() else []
-    config, details = _config(workdir / "config.yaml"), _read(workdir / DETAILS)
+    written = read_rows(workdir / SAMPLES) if (workdir / SAMPLES).is_file() else []
+    samples = [row for row in written if "reward" not in row][-SHOWN:]
+    tree, details = _tree(workdir / "config.yaml"), _read(workdir / DETAILS)
+    config, totals = _config(tree), _totals(train) if train else {}
+    evals = {split: _first_last_best(rows) | _details(details, split, rows) for split, rows in splits.items()}
     quarantine = workdir / QUARANTINE
     return {
         "name": workdir.resolve().name,
         "config": config,
         "facts": _read(workdir / FACTS),
         "loss_unit": loss_unit(config),
-        "train": _finite(train[-1]) | _totals(train) if train else {},
-        "evals": {split: _first_last_best(rows) | _details(details, split, rows) for split, rows in splits.items()},
+        "train": _finite(train[-1]) | totals if train else {},
+        "learnt": learnt(train, tree, totals.get("seconds")),
+        "gains": gains(evals),
+        "evals": evals,
         "quarantined": len(quarantine.read_bytes().splitlines()) if quarantine.is_file() else 0,
         "samples": samples,
-        "commands": commands(workdir, config.get("algo.kind"), samples),
+        "answers": newest(written),
+        "commands": commands(workdir, config, samples),
     }
 
 
@@ -100,9 +124,13 @@ def loss_unit(config: Mapping[str, Any]) -> str:
     return UNITS.get(config.get("algo.kind", "pretrain"), "per pair")
 
 
-def _config(path: Path) -> Json:
+def _tree(path: Path) -> Json:
+    """The resolved config, where it was kept."""
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
+
+
+def _config(tree: Mapping[str, Any]) -> Json:
     """The keys of CONFIG_KEYS that the resolved config has; of a mixture, the weights."""
-    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
     found = {}
     for key in CONFIG_KEYS:
         value: Any = tree

@@ -8,8 +8,9 @@ from typing import Any
 JUDGES = ("reward", "dpo", "simpo", "orpo", "kto")  # algorithms whose models tell the better answer
 
 
-def commands(workdir: Path, kind: str | None, samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def commands(workdir: Path, config: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Purpose -> command."""
+    kind: str | None = config.get("algo.kind")
 
     def path(end: str = "") -> str:
         return shlex.quote(f"{workdir}{end}")
@@ -29,6 +30,9 @@ def commands(workdir: Path, kind: str | None, samples: Sequence[Mapping[str, Any
         found["which answers it finds better"] = (
             f"jaxrl-llm evaluate {path()} --suite rewardbench --data QUESTIONS.json --out {path('-rewardbench')}"
         )
+    if "data.task" in config:
+        before = f" --before {shlex.quote(config['init_from'])}" if "init_from" in config else ""
+        found["how many problems it solves"] = f"jaxrl-llm evaluate {path()} --suite task{before}"
     if kind not in (None, "pretrain"):
         found["for Hugging Face's transformers"] = f"jaxrl-llm export {path()} {path('-hf')}"
     found["run it again"] = f"jaxrl-llm train {path('/config.yaml')} workdir={path('-again')}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxrl_llm.data.build_sequences import losses
+from jaxrl_llm.report import rollouts
 from jaxrl_llm.report.tables import UNKNOWN, change, code, interval, number, table
 from jaxrl_llm.training.console import digits, duration, printable, si
 from jaxrl_llm.types import Json
@@ -41,12 +42,17 @@ def markdown(figures: Json) -> str:
     sections = [
         f"# {figures['name']}",
         _summary(figures),
+        _image(figures, "rl.png"),
+        _image(figures, "tasks.png"),
+        rollouts.gain_section(figures["gains"]),
+        rollouts.samples_section(figures["answers"]),
         _image(figures, "loss.png"),
         _image(figures, "accuracy.png"),
-        _results(figures["evals"]),
-        _before_after(figures["evals"]),
+        _results(_texts(figures)),
+        _before_after(_texts(figures)),
         _image(figures, "rewards.png"),
         _image(figures, "domains.png"),
+        _image(figures, "health.png"),
         _parts(figures["evals"]),
         _calibration(figures),
         _samples(figures["samples"]),
@@ -67,25 +73,32 @@ def _summary(figures: Json) -> str:
     if "trained parameters" in facts:
         size += f", {si(facts['trained parameters'])} trained"
     text = f"**{config.get('algo.kind', 'training')}**{size}: {train['step']:,} steps"
-    if "tokens" in train:
+    learnt = figures["learnt"]
+    if learnt:
+        answers = f" of {learnt['answers']:,} answers" if learnt["answers"] else ""
+        text += f", {learnt['rounds']:,} round{'s' * (learnt['rounds'] != 1)}{answers}"
+    elif "tokens" in train:
         text += f", {si(train['tokens'])} tokens"
     if "seconds" in train:
         text += f", {duration(train['seconds'])} of training"
     if "devices" in facts:
         text += f" on {facts['devices']}"
-    losses = [f"training {number(train, 'loss')}"]
-    losses += [
-        f"{split} **{number(found['last'], 'loss')}**{_was(found, 'loss', 4)}" for split, found in _evals(figures)
-    ]
-    accuracies = [_accuracy(split, found) for split, found in _evals(figures) if "accuracy" in found["last"]]
+    texts = _texts(figures)
+    losses = [] if learnt else [f"training {number(train, 'loss')}"]
+    losses += [f"{split} **{number(found['last'], 'loss')}**{_was(found, 'loss', 4)}" for split, found in texts.items()]
+    accuracies = [_accuracy(split, found) for split, found in texts.items() if "accuracy" in found["last"]]
     lines = [f"{text}."]
+    lines += [rollouts.accuracy(figures["gains"])] if figures["gains"] else []
+    lines += [rollouts.summary(learnt)] if learnt else []
     lines += [f"Held-out answers told rightly: {'; '.join(accuracies)}."] if accuracies else []
-    lines += [f"Loss at the end: {', '.join(losses)}{' ' * bool(figures['loss_unit'])}{figures['loss_unit']}."]
+    unit = " " * bool(figures["loss_unit"]) + figures["loss_unit"]
+    lines += [f"Loss at the end: {', '.join(losses)}{unit}."] if losses else []
     return "\n".join(lines)
 
 
-def _evals(figures: Json) -> list[tuple[str, Json]]:
-    return list(figures["evals"].items())
+def _texts(figures: Json) -> Json:
+    """What was evaluated besides tasks, which have no loss."""
+    return {split: found for split, found in figures["evals"].items() if split not in figures["gains"]}
 
 
 def _was(found: Json, name: str, places: int, percent: bool = False) -> str:
@@ -207,7 +220,9 @@ def _run(figures: Json) -> str:
     train, facts = figures["train"], {name: fact for name, fact in figures["facts"].items() if name != "rows"}
     rows = [(key, code(value)) for key, value in figures["config"].items()]
     rows += [(key, f"{value:,}" if isinstance(value, int) else str(value)) for key, value in facts.items()]
-    rows += [(label, shown(train[name])) for name, (label, shown) in SPEEDS.items() if train.get(name) is not None]
+    rows += rollouts.seconds_rows(figures["learnt"])
+    speeds = {name: look for name, look in SPEEDS.items() if not (figures["learnt"] and name == "median_data_wait_ms")}
+    rows += [(label, shown(train[name])) for name, (label, shown) in speeds.items() if train.get(name) is not None]
     return "## The run\n\n" + table(("", ""), rows) if rows else ""
 
 

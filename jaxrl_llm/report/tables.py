@@ -10,11 +10,11 @@ from jaxrl_llm.training.console import printable
 UNKNOWN = "–"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The first column at the left, the others at the right; columns of which nothing is known are left out."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """The first columns at the left, the others at the right; columns of which nothing is known are left out."""
     rows = list(rows)
     known = [n for n in range(len(head)) if n == 0 or any(row[n] != UNKNOWN for row in rows)]
-    ruler = ["---"] + ["---:" if head[1] else "---"] * (len(head) - 1)
+    ruler = ["---"] * left + ["---:" if head[left] else "---"] * (len(head) - left)
     lines = [[line[n] for n in known] for line in (head, ruler, *rows)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
@@ -24,7 +24,7 @@ def number(row: Mapping[str, Any], name: str, places: int = 4, percent: bool = F
     value = row.get(name, math.nan)
     if value is None:
         return "not finite"
-    return UNKNOWN if math.isnan(value) else minus(f"{100 * value if percent else value:.{places}f}")
+    return UNKNOWN if math.isnan(value) else minus(f"{100 * value if percent else value:z,.{places}f}")
 
 
 def change(before: Mapping[str, Any], after: Mapping[str, Any], name: str, places: int, percent: bool) -> list[str]:

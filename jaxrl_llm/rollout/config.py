@@ -17,6 +17,8 @@ class ModelRewardConfig:
     """A run of `algo.kind: reward`, one of its checkpoints, or what was exported from it."""
     template: str | None = None
     """A bundled chat template or a file of Jinja, in which it reads conversations; null: its own."""
+    retokenise: bool = False
+    """It may have another tokenizer than the policy, and reads the text of the answers in tokens of its own."""
     scale: Literal["raw", "centred", "standardised"] = "raw"
     """centred: reference answers score 0 on average, by the bias that is stored with it; standardised: and deviate by
     1 from it."""
@@ -128,11 +130,9 @@ class RolloutConfig:
     slots: int = Field(default=64, ge=1)
     """Answers that are written at once."""
     epochs: int = Field(default=1, ge=1)
-    """How often a round's answers are learnt from."""
-    mini_batches: int = Field(default=1, ge=1)
-    """Updates an epoch: each answer is in one of them."""
+    """How often a round's answers are learnt from, training.batch_size of them an update."""
     shuffle: bool = True
-    """Mini-batches are drawn anew each epoch; else they are cut from the answers as they stand."""
+    """Mini-batches of training.batch_size answers are drawn anew each epoch; else cut as they stand."""
     rewards: RewardsConfig = RewardsConfig()
     kl: KlConfig = KlConfig()
     penalty: PenaltyConfig = PenaltyConfig()
@@ -144,11 +144,12 @@ class RolloutConfig:
     """How many; the answers to one prompt stand together."""
 
 
-def check(config: RolloutConfig, *, contrast: bool, reference: bool, kl_penalty: bool) -> None:
+def check(config: RolloutConfig, *, updates: int, contrast: bool, reference: bool, kl_penalty: bool) -> None:
     """Refuses what cannot be learnt from.
 
     Args:
         config: of the run.
+        updates: of a round.
         contrast: whether the algorithm measures an answer by the others to its prompt.
         reference: whether it has a reference.
         kl_penalty: whether it is PPO's surrogate=kl_penalty.
@@ -171,8 +172,8 @@ def check(config: RolloutConfig, *, contrast: bool, reference: bool, kl_penalty:
             f"rollout.kl.target={config.kl.target:g}, but algo.kl=none: there is no reference to be that far from\n"
             "  mend: algo.kl=reward, or leave the target out"
         )
-    if kl_penalty and config.epochs * config.mini_batches == 1:
+    if kl_penalty and updates == 1:
         raise UserError(
             "surrogate=kl_penalty with one update a round: the policy is still the one that wrote, so the penalty is 0 "
-            "and its coefficient halves each round\n  mend: more rollout.epochs, or more rollout.mini_batches"
+            "and its coefficient halves each round\n  mend: more rollout.epochs, or a smaller training.batch_size"
         )

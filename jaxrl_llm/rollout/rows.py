@@ -79,12 +79,13 @@ def make_cut(micro_batches: int, sharding: NamedSharding) -> Callable[[Rollouts,
     return jax.jit(cut, out_shardings=sharding)
 
 
-def check_rows(rows: int, mini_batches: int, micro_batches: int, sharding: NamedSharding) -> None:
+def check_rows(rows: int, batch_size: int, micro_batches: int, sharding: NamedSharding) -> None:
     """A UserError unless each micro-batch gives each group of devices along the batch's axes as many answers."""
     ways = math.prod(sharding.mesh.shape[axis] for axis in BATCH_AXES)
-    if rows % (mini_batches * micro_batches * ways):
+    if rows % batch_size or batch_size % (micro_batches * ways):
+        least = micro_batches * ways
         raise UserError(
-            f"rollout.prompts x rollout.n are {rows} answers, which cannot be cut into {mini_batches} mini-batch(es) "
-            f"of {micro_batches} micro-batch(es) of equal rows for mesh.data x mesh.fsdp = {ways}\n"
-            f"  mend: make it a multiple of {mini_batches * micro_batches * ways}"
+            f"rollout.prompts x rollout.n are {rows} answers, which cannot be cut into updates of "
+            f"training.batch_size={batch_size} in {micro_batches} micro-batch(es) for mesh.data x mesh.fsdp = {ways}\n"
+            f"  mend: a training.batch_size that divides {rows} and is a multiple of {least}"
         )

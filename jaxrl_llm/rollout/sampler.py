@@ -20,7 +20,8 @@ from jaxrl_llm.rollout.slots import Prompts, Slots, make_slot_functions
 from jaxrl_llm.types import Model, Params
 
 CHUNK = 16  # tokens between two looks at which slots are done, unless said otherwise
-PREFILL_TOKENS = 8192  # of prompts that are run at once, padding included
+PREFILL_ROWS = 32  # prompts that are run at once, where a call has so many: a number, so that a length has one program
+PREFILL_TOKENS = 8192  # and no more tokens of them than these, padding included
 SMALLEST_BUCKET = 16  # prompts are padded to a power of two, at least this
 CACHE_STEP = 64  # cache lengths are multiples of this, unless said otherwise
 
@@ -127,10 +128,13 @@ class Sampler:
         n: int = 1,
         max_new_tokens: int | Sequence[int],
         seed: int,
+        room: int = 0,
         watch: Watch | None = None,
         progress: Callable[[Stats], None] | None = None,
     ) -> tuple[list[list[Completion]], Stats]:
         """See the class.  Prompts are ids, BOS included; `max_new_tokens` is one number, or one for each prompt.
+
+        With `room` the cache holds so many tokens at least: calls that say the same run the same programs.
 
         Raises:
             UserError: a prompt is empty, or longer than the context leaves room for.
@@ -140,7 +144,7 @@ class Sampler:
         weights = self._functions.prepare(params)
         jobs = deque(_Job(prompt, sample) for prompt in range(len(prompts)) for sample in range(n))
         n_slots = self._slots
-        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        longest = max(room, *(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)))
         slots = self._functions.empty(n_slots, self._rounded(longest), self._rounded(max(limits)))
         rollout = _Rollout(queue=jobs, owners=[None] * n_slots, counts=np.zeros(n_slots, np.int32))
         rollout.stats.slots = n_slots
@@ -212,15 +216,15 @@ class Sampler:
     def _prefill(self, weights: Params, rollout: _Rollout, prompts: Sequence[Sequence[int]]) -> None:
         """Run the next prompt of the queue, and with it the next ones of the same padded length."""
         length = bucket(len(prompts[rollout.queue[0].prompt]))
-        most = max(1, min(len(rollout.owners), PREFILL_TOKENS // length))
+        all_rows = 1 << (len(prompts) - 1).bit_length()
+        n_rows = max(1, min(all_rows, len(rollout.owners), PREFILL_ROWS, PREFILL_TOKENS // length))
         chosen: list[int] = []
         for job in rollout.queue:
-            if len(chosen) == most:
+            if len(chosen) == n_rows:
                 break
             fresh = job.prompt not in rollout.ready and job.prompt not in chosen[-1:]
             if fresh and bucket(len(prompts[job.prompt])) == length:
                 chosen.append(job.prompt)
-        n_rows = 1 << (len(chosen) - 1).bit_length()
         tokens_PT, lengths_P = np.zeros((n_rows, length), np.int32), np.ones(n_rows, np.int32)
         for row, prompt in enumerate(chosen):
             ids = prompts[prompt]

@@ -28,7 +28,9 @@ from jaxrl_llm.rollout.sampler import Completion
 from jaxrl_llm.rollout.steering import Steering
 from jaxrl_llm.types import Json, Params, Rollouts, Tokens, TrainState
 
-# sampler(weights, ids of prompts, n=, max_new_tokens=, seed=) -> n completions of each prompt, and Stats
+ALIGNED = 8  # rows are a multiple of this long, where the context is: attention kernels want it
+
+# sampler(weights, ids of prompts, n=, max_new_tokens=, seed=, room=) -> n completions of each prompt, and Stats
 Sample = Callable[..., tuple[list[list[Completion]], Any]]
 
 
@@ -46,14 +48,16 @@ class RolloutSource:
         to_text: ids of an answer, the end token included -> what scorers read.
         scorers: by name of the config's reward parts, penalties for length aside.
         prepare: prepare(state, rollouts [M, b, ...]) -> rollouts as the loss reads them; jitted.
+        batch_size: answers of a mini-batch, of which a round has several where it has more answers.
         micro_batches: the cuts of a mini-batch.
         sharding: of arrays [M, b, T].
         context: longest prompt and answer together.
         seed: of the prompts' order, the samples and the mini-batches.
         kl_penalty: the loss is PPO's with surrogate=kl_penalty.
         pretrain: pretrain(number of the update, from 0) -> text [micro_batches, b, T'] for PPO-ptx.
-        on_samples: on_samples(round, rows) keeps or shows some answers with their rewards.
-        warn: shows a warning.
+        order: what else decides the batches, in words: another text where they are others.
+
+    Who shows things sets `on_samples(rows)`, which is given some answers with their rewards now and then, and `warn`.
 
     Raises:
         UserError: a prompt is empty or too long; the answers cannot be cut into equal mini-batches.
@@ -69,31 +73,35 @@ class RolloutSource:
         to_text: Callable[[Sequence[int]], str],
         scorers: Mapping[str, Scorer],
         prepare: Callable[[TrainState, Rollouts], Rollouts],
+        batch_size: int,
         micro_batches: int,
         sharding: NamedSharding,
         context: int,
         seed: int,
         kl_penalty: bool = False,
         pretrain: Callable[[int], Tokens] | None = None,
-        on_samples: Callable[[int, list[Json]], None] = lambda round, rows: None,
-        warn: Callable[[str], None] = lambda text: None,
+        order: str = "",
     ) -> None:
+        self.on_samples: Callable[[list[Json]], None] = lambda rows: None
+        self.warn: Callable[[str], None] = lambda text: None
         self._config, self._seed, self._kl_penalty = config, seed, kl_penalty
         longest = min(config.max_prompt_tokens or context, context - config.max_new_tokens)
-        self._prompts, self.dropped = keep_fitting(prompts, longest, config.overlong)
+        self.prompts, self.dropped = keep_fitting(prompts, longest, config.overlong)
         self._sampler, self._policy_weights, self._to_text = sampler, policy_weights, to_text
         self._scorers, self._prepare, self._pretrain = scorers, prepare, pretrain
-        self._on_samples, self._steering = on_samples, Steering(config, kl_penalty, warn)
         self._sharding, self._cut = sharding, make_cut(micro_batches, sharding)
-        self._rows = config.prompts * config.n
-        self._cuts = config.mini_batches * micro_batches
-        check_rows(self._rows, config.mini_batches, micro_batches, sharding)
+        self._rows, self._size = config.prompts * config.n, batch_size
+        check_rows(self._rows, batch_size, micro_batches, sharding)
+        self._mini_batches = self._rows // batch_size  # of an epoch
+        self._cuts = self._mini_batches * micro_batches
+        self._steering = Steering(config, self._mini_batches, kl_penalty, lambda text: self.warn(text))
         assert scorers.keys() == {name for name, part in config.rewards.parts.items() if part.kind != "length"}
-        longest_kept = config.max_prompt_tokens or max(len(prompt.ids) for prompt in self._prompts)
-        self._length = min(longest_kept, longest) + config.max_new_tokens  # T of every round: one compilation
-        self.tokens_per_step = self._rows // config.mini_batches * self._length
-        self.updates_per_round = config.epochs * config.mini_batches
-        self._fingerprint = _fingerprint(self._prompts, config, seed, micro_batches, self._length)
+        longest_kept = config.max_prompt_tokens or max(len(prompt.ids) for prompt in self.prompts)
+        # T of every round, so that one compilation serves all of them.
+        self.length = min(-(-(min(longest_kept, longest) + config.max_new_tokens) // ALIGNED) * ALIGNED, context)
+        self.tokens_per_step = batch_size * self.length
+        self.updates_per_round = config.epochs * self._mini_batches
+        self._fingerprint = _fingerprint(self.prompts, config, order, seed, batch_size, micro_batches, self.length)
         self._round = 0  # rounds begun
         self._position = self.updates_per_round  # mini-batches of this round that were given
         self._given = 0  # mini-batches of all rounds
@@ -165,15 +173,15 @@ class RolloutSource:
         """Sample, score, prepare."""
         config, began = self._config, time.perf_counter()
         self._rollouts = None  # its memory is free while the next is made
-        numbers = drawn(len(self._prompts), self._seed, self._round * config.prompts, config.prompts)
-        prompts = [self._prompts[number] for number in numbers]
+        numbers = drawn(len(self.prompts), self._seed, self._round * config.prompts, config.prompts)
+        prompts = [self.prompts[number] for number in numbers]
         completions, stats = self._write(state, [prompt.ids for prompt in prompts])
         prompts = [prompt for prompt in prompts for _ in range(config.n)]
         texts = [self._to_text(completion.tokens) for completion in completions]
         sampled = time.perf_counter()
         composed = self._rate(prompts, completions, texts)
         scored = time.perf_counter()
-        arrays = lay_out([prompt.ids for prompt in prompts], completions, composed.score_B, config.n, self._length)
+        arrays = lay_out([prompt.ids for prompt in prompts], completions, composed.score_B, config.n, self.length)
         arrays["kl_coef_B"] = np.full(self._rows, self._steering.kl_coef, np.float32)
         if self._kl_penalty:
             arrays["penalty_coef_B"] = np.full(self._rows, self._steering.penalty_coef, np.float32)
@@ -192,8 +200,10 @@ class RolloutSource:
             "score_s": scored - sampled,
             "prepare_s": time.perf_counter() - scored,
         }
-        if self._round % config.samples_every == 0:
-            self._on_samples(self._round, _samples(prompts, completions, texts, composed)[: config.samples])
+        if self._round % config.samples_every == 0 and config.samples:
+            about = {"step": self._given + 1, "round": self._round}  # the first update that learns from them
+            rows = _samples(prompts, completions, texts, composed)[: config.samples]
+            self.on_samples([about | row for row in rows])
         self._steering.alarms.look_at_answers(self._round, composed.score_B, arrays["ended_B"])
         self._round += 1
         self._position = 0
@@ -204,7 +214,9 @@ class RolloutSource:
         in_turn(weights)
         seed = int(np.random.SeedSequence((self._seed, SAMPLES, self._round)).generate_state(1)[0])
         config = self._config
-        by_prompt, stats = self._sampler(weights, ids, n=config.n, max_new_tokens=config.max_new_tokens, seed=seed)
+        by_prompt, stats = self._sampler(
+            weights, ids, n=config.n, max_new_tokens=config.max_new_tokens, seed=seed, room=self.length
+        )
         return [completion for completions in by_prompt for completion in completions], stats
 
     def _rate(self, prompts: Sequence[Prompt], completions: Sequence[Completion], texts: Sequence[str]) -> Composed:
@@ -222,12 +234,11 @@ class RolloutSource:
 
     def _rows_of(self, position: int) -> np.ndarray:
         """int64: rows of the round that are its mini-batch `position`, counted over epochs."""
-        epoch, place = divmod(position, self._config.mini_batches)
-        shuffle, size = self._config.shuffle, self._rows // self._config.mini_batches
+        epoch, place = divmod(position, self._mini_batches)
         rows = np.arange(self._rows)
-        if shuffle and self._config.mini_batches > 1:
+        if self._config.shuffle and self._mini_batches > 1:
             rows = permutation(self._rows, self._seed, MINI_BATCHES, self._round, epoch)
-        return rows[place * size : (place + 1) * size]
+        return rows[place * self._size : (place + 1) * self._size]
 
 
 def _equal_groups(score_B: np.ndarray, n: int) -> float:
@@ -238,11 +249,11 @@ def _equal_groups(score_B: np.ndarray, n: int) -> float:
 def _samples(
     prompts: Sequence[Prompt], completions: Sequence[Completion], texts: Sequence[str], composed: Composed
 ) -> list[Json]:
-    """A row for each answer: {"prompt", "answer", "reward", "parts", "ended", "tokens"}."""
+    """A row for each answer: {"prompt", "completion", "reward", "parts", "ended", "tokens"}."""
     return [
         {
             "prompt": prompt.said,
-            "answer": text,
+            "completion": text,
             "reward": float(composed.score_B[row]),
             "parts": {name: float(part_B[row]) for name, part_B in composed.parts.items()},
             "ended": completion.ended,
@@ -252,10 +263,10 @@ def _samples(
     ]
 
 
-def _fingerprint(prompts: Sequence[Prompt], config: RolloutConfig, *numbers: int) -> str:
+def _fingerprint(prompts: Sequence[Prompt], config: RolloutConfig, order: str, *numbers: int) -> str:
     """Another one where the prompts are, or which of them are answered how often, or how answers are cut."""
-    sizes = config.prompts, config.n, config.max_new_tokens, config.epochs, config.mini_batches, config.shuffle
-    digest = hashlib.sha256(np.asarray([*sizes, *numbers], np.int64).tobytes())
+    sizes = config.prompts, config.n, config.max_new_tokens, config.epochs, config.shuffle
+    digest = hashlib.sha256(np.asarray([*sizes, *numbers], np.int64).tobytes() + order.encode())
     for prompt in prompts:
         digest.update(np.asarray([len(prompt.ids), *prompt.ids, prompt.safety], np.int64).tobytes())
     return digest.hexdigest()[:16]

@@ -19,12 +19,13 @@ class Steering:
 
     Args:
         config: first coefficients, targets, limits.
+        mini_batches: updates of an epoch.
         kl_penalty: PPO's surrogate=kl_penalty is in use.
         warn: shows a warning.
     """
 
-    def __init__(self, config: RolloutConfig, kl_penalty: bool, warn: Callable[[str], None]) -> None:
-        self._config, self._kl_penalty = config, kl_penalty
+    def __init__(self, config: RolloutConfig, mini_batches: int, kl_penalty: bool, warn: Callable[[str], None]) -> None:
+        self._config, self._mini_batches, self._kl_penalty = config, mini_batches, kl_penalty
         self.kl_coef, self.penalty_coef = config.kl.coef, config.penalty.coef
         self.alarms = Alarms(warn)
         self._seen: list[Mapping[str, Any]] = []  # of this round's updates, on the devices until someone asks
@@ -46,7 +47,7 @@ class Steering:
         if kl.target is not None:
             self.kl_coef = proportional_coefficient(self.kl_coef, found["kl"], kl.target, kl.horizon, answers)
         if self._kl_penalty:
-            epoch = self._config.mini_batches
+            epoch = self._mini_batches
             last = seen[(len(seen) - 1) // epoch * epoch :]  # the last epoch, which came farthest
             far = _means(last)["approx_kl"]
             self.penalty_coef = doubling_coefficient(self.penalty_coef, far, self._config.penalty.target)
@@ -58,7 +59,7 @@ class Steering:
             "kl_coef": self.kl_coef,
             "penalty_coef": self.penalty_coef,
             "alarms": self.alarms.state(),
-            "seen": self._seen,
+            "seen": [*self._seen],  # which is written in the background, while this goes on
         }
 
     def restore(self, json: Json) -> None:

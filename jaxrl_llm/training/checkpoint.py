@@ -1,7 +1,8 @@
 """Checkpoints: one atomic, asynchronous commit of weights, optimizer, data position, config and tokenizer.
 
-WORKDIR/checkpoints/STEP/ holds the items `params`, `opt_state`, `fixed`, `arrays` (the source's), and `run` (JSON: the
-source's state, the config's text, the tokenizer).  Weights are an item of their own so that they can be read alone.
+WORKDIR/checkpoints/STEP/ holds the items `params`, `ema`, `opt_state`, `fixed`, `arrays` (the source's), and `run`
+(JSON: the source's state, the config's text, the tokenizer).  Weights are an item of their own so that they can be read
+alone.
 """
 
 import os
@@ -18,7 +19,7 @@ from jaxrl_llm.errors import StorageFailed, UserError
 from jaxrl_llm.training.config import CheckpointConfig
 from jaxrl_llm.types import Json, Params, TrainState
 
-ARRAY_ITEMS = ("params", "opt_state", "fixed", "arrays")
+ARRAY_ITEMS = ("params", "ema", "opt_state", "fixed", "arrays")
 
 
 class Saved(NamedTuple):
@@ -61,7 +62,7 @@ class Checkpoints:
     def save(self, state: TrainState, source: tuple[Json, Params], run: Json) -> None:
         """Begins to save, after the last save has ended; returns when the state has been copied off the devices."""
         source_json, arrays = source
-        items = {"params": state.params, "opt_state": state.opt_state, "fixed": state.fixed, "arrays": arrays}
+        items = {**_items(state), "arrays": arrays}
         saves: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items() if _leaves(tree)}
         record = {**run, "source": source_json, "step": int(state.step)}
         try:
@@ -87,8 +88,8 @@ class Checkpoints:
 
     def restore(self, step: int, template: TrainState) -> Saved:
         """The whole state into the template's shapes and shardings (arrays or ShapeDtypeStructs)."""
-        items = {"params": template.params, "opt_state": template.opt_state, "fixed": template.fixed}
-        args = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items.items() if _leaves(tree)}
+        items = _items(template).items()
+        args = {name: ocp.args.StandardRestore(_abstract(tree)) for name, tree in items if _leaves(tree)}
         run = self.run_json(step)
         if run["source"].get("arrays"):
             shapes = {k: np.zeros(v["shape"], v["dtype"]) for k, v in run["source"]["arrays"].items()}
@@ -96,7 +97,11 @@ class Checkpoints:
         got = self._restore(step, **args)
         step_array = jax.device_put(np.int32(step), template.step.sharding)
         state = TrainState(
-            step=step_array, params=got["params"], fixed=got.get("fixed") or {}, opt_state=got["opt_state"]
+            step=step_array,
+            params=got["params"],
+            fixed=got.get("fixed") or {},
+            opt_state=got["opt_state"],
+            ema=got.get("ema") or {},
         )
         return Saved(state=state, source=run["source"], arrays=got.get("arrays") or {})
 
@@ -112,7 +117,7 @@ class Checkpoints:
         Raises:
             UserError: one cannot be read, or is not as the template says; names the damaged file.
         """
-        trees = {"params": template.params, "opt_state": template.opt_state if step else {}, "fixed": template.fixed}
+        trees = {**_items(template), **({} if step else {"opt_state": {}})}
         arrays = self.run_json(step)["source"].get("arrays") or {}
         trees["arrays"] = {k: jax.ShapeDtypeStruct(v["shape"], v["dtype"]) for k, v in arrays.items()}
         handler = ocp.PyTreeCheckpointHandler()
@@ -141,6 +146,11 @@ class Checkpoints:
                 f"the checkpoint {self.path / str(step)} cannot be read as this run's: {_first_line(error)}\n"
                 "  It is damaged, or was made by a model of another shape; an older step may be whole."
             ) from error
+
+
+def _items(state: TrainState) -> dict[str, Params]:
+    """What of a state is saved, by the name of the item."""
+    return {"params": state.params, "ema": state.ema, "opt_state": state.opt_state, "fixed": state.fixed}
 
 
 def _leaves(tree: Any) -> bool:

@@ -12,9 +12,13 @@ class TrainingConfig:
     steps: int = Field(default=1000, ge=0, lt=2**31)  # 0: an imported model, which needs no data
     """Updates."""
     batch_size: int = Field(default=8, ge=1)
-    """Sequences a step, over all devices and micro-batches."""
+    """Sequences a step, over all devices and micro-batches: rows of text, prompts of preferences, answers of
+    rollouts."""
     micro_batches: int = Field(default=1, ge=1)
     """A step's batch is cut into this many pieces, one after the other: less memory, the same update."""
+    ema: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """Decay a step of a running average of the trained weights (a critic's aside), which is then what is evaluated,
+    exported and started from (InstructGPT, arXiv 2203.02155: .992); null: the weights themselves."""
     log_every: int = Field(default=10, ge=1)
     """Steps between lines of the console and of metrics.jsonl."""
 

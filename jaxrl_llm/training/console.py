@@ -2,21 +2,26 @@
 
     step 1,200/2,000  loss  1.6231  grad  0.41  lr 2.10e-03  42.1k tok/s    1.20 TFLOP/s ( 0.2 % of peak)  ...
 
-What an algorithm measures besides its loss comes after it, such as the accuracy of a reward model or of DPO.
+What an algorithm measures besides its loss comes after it, such as the accuracy of a reward model or of DPO.  Where the
+policy learns from its own answers, the line is about them:
+
+    step 1,200/2,000  reward  0.612  kl  5.12  entropy 0.31  clip  3.1 %   54 tokens  ended  99 %  lr 1.0e-05  ...
+
 A pipe or a log file gets plain lines without escape codes, each flushed as it is printed.
 """
 
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Literal, Self, TextIO
-from unicodedata import category
+from typing import Any, Literal, Self, TextIO
 
 import rich.console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from jaxrl_llm.training.progress import Throughput
+from jaxrl_llm.training.screen import printable, samples_table
 
 
 class Console:
@@ -87,6 +92,11 @@ class Console:
         """Any other text, such as a sample."""
         self._emit(text)
 
+    def samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Answers with their rewards, rows of samples.jsonl: a table as wide as the terminal, in a pipe 120."""
+        width = self._bar.console.width if self._bar else shutil.get_terminal_size((120, 24)).columns
+        self._emit(samples_table(rows, width))
+
     def _print(self, head: str, step: int, fields: list[str], style: str = "") -> None:
         parts = [f"{head} {self._at(step)}", *(field for field in fields if field)]
         if self._bar:  # a wrapped line is hard to read; what does not fit is in metrics.jsonl, and the ETA in the bar
@@ -124,11 +134,27 @@ MEASURES: Columns = {  # what algorithms measure besides their loss
     "accuracy": lambda x: f"accuracy {100 * x:5.1f} %",
     "margin": lambda x: f"margin {x:+7.3f}",
 }
+ROLLOUTS: Columns = {  # instead of all else where the policy learns from rollouts; with steps and ETA 120 columns
+    "score": lambda x: f"reward {x:6.3f}",
+    "kl": lambda x: f"kl {x:5.2f}",
+    "entropy": lambda x: f"entropy {x:4.2f}",
+    "clip_fraction": lambda x: f"clip {100 * x:4.1f} %",
+    "length": lambda x: f"{x:3.0f} tokens",
+    "ended": lambda x: f"ended {100 * x:3.0f} %",
+    "lr": lambda x: f"lr {x:.1e}",
+}
+ANSWERS: Columns = {  # of a policy that was asked the problems of a task
+    "parsed": lambda x: f"parsed {100 * x:5.1f} %",
+    "ended": lambda x: f"ended {100 * x:5.1f} %",
+    "length": lambda x: f"{x:5.1f} tokens",
+}
 ALIASES = {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}  # what DPO and its kin call them
 
 
 def train_fields(metrics: Mapping[str, float], memory: str = "mem") -> list[str]:
     """The columns of a training line; those whose figure is missing are left out."""
+    if "score" in metrics:
+        return _fields(metrics, ROLLOUTS)
     share = f" ({100 * metrics['peak_share']:4.1f} % of peak)" if "peak_share" in metrics else ""
     columns: Columns = {
         "grad_norm": lambda x: f"grad {x:5.2f}",
@@ -147,7 +173,8 @@ def eval_fields(metrics: Mapping[str, float]) -> list[str]:
         "perplexity": lambda x: f"perplexity {si(x):>5}",
         "bits_per_byte": lambda x: f"bits/byte {x:.4f}",
     }
-    return [*_fields(metrics, LOSS), *_fields(metrics, columns), *_measured(metrics)]
+    answers = ANSWERS if "parsed" in metrics else {}
+    return [*_fields(metrics, LOSS), *_fields(metrics, columns), *_measured(metrics), *_fields(metrics, answers)]
 
 
 def _fields(metrics: Mapping[str, float], columns: Columns) -> list[str]:
@@ -188,10 +215,3 @@ def duration(seconds: float) -> str:
     days, of_day = divmod(hours, 24)
     clock = f"{minutes:02}:{seconds:02}"
     return f"{days}d {of_day:02}:{clock}" if days else f"{hours}:{clock}"
-
-
-def printable(text: str) -> str:
-    """Text without the control characters that a terminal would obey; a model may write any of them."""
-    return "".join(
-        c.encode("unicode_escape").decode() if category(c) in ("Cc", "Cs") and c not in "\n\t" else c for c in text
-    )

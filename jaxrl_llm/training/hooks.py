@@ -19,6 +19,7 @@ from jaxrl_llm.training.writers import Writer
 from jaxrl_llm.types import Json, Params, Source, TrainState
 
 AGREE_EVERY = 10  # steps between two questions of several processes whether one of them was asked to stop
+WAIT = "data_wait_s"  # of a source's metrics that which the watch keeps
 COUNT = "count/"  # metrics of this prefix count what a term was averaged over
 
 
@@ -34,7 +35,7 @@ class LogHook:
     ) -> None:
         self.console, self.writers, self.watch = console, writers, watch
         self._every, self._last, self._tokens = every, last, tokens
-        self._due: tuple[int, Mapping[str, Array]] | None = None
+        self._due: tuple[int, Mapping[str, Array], Mapping[str, float]] | None = None
         self._began = False
 
     def __call__(
@@ -47,10 +48,10 @@ class LogHook:
             self._began = True
             self.watch.start()
         else:
-            self.watch.step(source_metrics.get("data_wait_s", 0.0))
+            self.watch.step(source_metrics.get(WAIT, 0.0))
         self.console.advance(number)
         if number % self._every == 0 or number == self._last:
-            self._due = number, metrics
+            self._due = number, metrics, source_metrics
         if number == self._last or metrics["loss"].is_ready():  # type: ignore[attr-defined]  # nothing to wait for
             self.flush()
 
@@ -63,10 +64,11 @@ class LogHook:
         """
         if self._due is None:
             return
-        (number, metrics), self._due = self._due, None
+        (number, metrics, source_metrics), self._due = self._due, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         check_finite(number, values)
         row = {name: value for name, value in values.items() if not name.startswith(COUNT)}
+        row |= {name: value for name, value in source_metrics.items() if name != WAIT}
         row |= {"tokens": number * self._tokens, **self.watch.rates(), "memory_gib": device_memory().peak / 2**30}
         for writer in self.writers:
             writer.write(number, "train", row)

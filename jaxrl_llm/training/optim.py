@@ -9,7 +9,7 @@ optimizer.  So a phase of continual pretraining can keep the moments of the one 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 import jax
@@ -69,17 +69,22 @@ OptimConfig = Annotated[AdamwConfig | MuonConfig, Field(discriminator="kind")]
 
 
 def make_optimizer(
-    config: OptimConfig, schedule: Callable[[Array], Array], specs: Params, mesh: Mesh
+    config: OptimConfig,
+    schedule: Callable[[Array], Array],
+    specs: Params,
+    mesh: Mesh,
+    rates: Mapping[str, Callable[[Array], Array]] = {},
 ) -> optax.GradientTransformationExtraArgs:
     """The whole update of `{role: tree}` params; `specs` is a tree of ParamSpecs of the same structure.
 
     `update(grads, state, params, step=...)` gives what `optax.apply_updates` adds; `step` counts updates from 0.
+    `rates` has the schedule of each role that has one of its own.
     """
     return optax.chain(
         clip_by_role(config.clip) if config.clip is not None else optax.identity(),
         DIRECTIONS[config.kind](config, specs, mesh),
         optax.add_decayed_weights(config.weight_decay, mask=map_specs(is_decayed, specs)),
-        scale_by_step(schedule),
+        scale_by_step({role: rates.get(role, schedule) for role in specs}),
     )
 
 
@@ -104,12 +109,15 @@ def gradient_norms(grads: Params) -> dict[str, Array]:
     return {"grad_norm": optax.tree.norm(roles)} | (roles if len(roles) > 1 else {})
 
 
-def scale_by_step(schedule: Callable[[Array], Array]) -> optax.GradientTransformationExtraArgs:
-    """Times −schedule(step), with the step that `update` is given: it has no counter that could disagree."""
+def scale_by_step(rates: Mapping[str, Callable[[Array], Array]]) -> optax.GradientTransformationExtraArgs:
+    """Times −rates[role](step), with the step that `update` is given: it has no counter that could disagree."""
 
     def update(updates: Params, state: Any, params: Any = None, *, step: Array, **_: Any) -> tuple[Params, Any]:
-        rate = schedule(step)
-        return jax.tree.map(lambda u: -rate * u, updates), state
+        def scaled(role: str) -> Params:
+            rate = rates[role](step)
+            return jax.tree.map(lambda u: -rate * u, updates[role])
+
+        return {role: scaled(role) for role in updates}, state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 

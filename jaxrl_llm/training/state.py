@@ -1,6 +1,6 @@
 """The train state: made in its sharding, split into trained and fixed, put together again for the loss."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -21,19 +21,30 @@ def merge(params: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]
     return out
 
 
-def state_shardings(tx: optax.GradientTransformation, params: Params, fixed: Params, mesh: Mesh) -> TrainState:
-    """A TrainState of NamedShardings: weights as they lie (arrays or ShapeDtypeStructs), optimizer state alike."""
+def state_shardings(
+    tx: optax.GradientTransformation, params: Params, fixed: Params, mesh: Mesh, averaged: Collection[str] = ()
+) -> TrainState:
+    """A TrainState of NamedShardings: weights as they lie (arrays or ShapeDtypeStructs), all else alike.
+
+    `averaged` are the roles that have a running average.
+    """
     replicated = NamedSharding(mesh, PartitionSpec())
     where, fixed_where = (jax.tree.map(lambda x: x.sharding, tree) for tree in (params, fixed))
-    opt_state = optimizer_shardings(tx, params, where, mesh)
-    return TrainState(step=replicated, params=where, fixed=fixed_where, opt_state=opt_state)  # type: ignore[arg-type]
+    return TrainState(
+        step=replicated,  # type: ignore[arg-type]
+        params=where,
+        fixed=fixed_where,
+        opt_state=optimizer_shardings(tx, params, where, mesh),
+        ema={role: where[role] for role in averaged},
+    )
 
 
 def new_state(
     tx: optax.GradientTransformation, params: Params, fixed: Params, shardings: TrainState, opt_state: Params = None
 ) -> TrainState:
-    """Step 0 with these weights and this optimizer state, or a fresh one."""
+    """Step 0 with these weights and this optimizer state, or a fresh one; averages begin at the weights."""
     if opt_state is None:
         opt_state = init_opt_state(tx, params, shardings.opt_state)
     step: Array = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
-    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state)
+    ema = jax.tree.map(jnp.copy, {role: params[role] for role in shardings.ema})
+    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state, ema=ema)

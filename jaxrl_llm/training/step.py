@@ -1,8 +1,8 @@
 """The one train step.  Every algorithm's loss is differentiated, accumulated and applied here and nowhere else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +11,37 @@ from jax import Array
 
 from jaxrl_llm.training.optim import gradient_norms
 from jaxrl_llm.training.state import merge
-from jaxrl_llm.types import Algo, Mean, Params, TrainState
+from jaxrl_llm.types import Algo, Mean, Params, Rollouts, TrainState
 
 
 @dataclass(frozen=True)
 class Step:
     """One update: `step(state, batch) -> (state, metrics)`; see `make_step`."""
 
-    jitted: jax.stages.Wrapped  # (step, params, opt_state, fixed, batch): what is lowered to be looked at
+    jitted: jax.stages.Wrapped  # (changed, fixed, batch): what is lowered to be looked at
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         """The state after it, and its metrics, unfetched."""
-        step, params, opt_state, metrics = self.jitted(state.step, state.params, state.opt_state, state.fixed, batch)
-        return TrainState(step=step, params=params, fixed=state.fixed, opt_state=opt_state), metrics
+        changed, metrics = self.jitted(Changed.of(state), state.fixed, batch)
+        return TrainState(fixed=state.fixed, **changed._asdict()), metrics
+
+    def lower(self, state: TrainState, batch: Any) -> jax.stages.Lowered:
+        """The program of this state and batch, or of such shapes."""
+        return self.jitted.lower(Changed.of(state), state.fixed, batch)
+
+
+class Changed(NamedTuple):
+    """Of a TrainState what a step changes, and is given away to it."""
+
+    step: Array
+    params: Params
+    opt_state: Params
+    ema: Params
+
+    @staticmethod
+    def of(state: TrainState) -> "Changed":
+        """Of a state, or of its shardings."""
+        return Changed(state.step, state.params, state.opt_state, state.ema)
 
 
 def make_step(
@@ -32,25 +50,29 @@ def make_step(
     schedule: Callable[[Array], Array],
     shardings: TrainState,
     roles: Callable[[Params, Params], Params] = merge,
+    ema: float | None = None,
+    rates: Mapping[str, Callable[[Array], Array]] = {},
 ) -> Step:
     """One jitted update, `step(state, batch) -> (state, metrics)`; batch leaves [M, b, ...], metrics float32 scalars.
 
     The gradient is that of sum_k weights[k] · total_k / count_k with totals and counts over the *whole* batch, so M
     micro-batches of ragged rows give the update of one large one.  Counts come first: they depend on the batch alone,
     and the compiler drops the forward pass of the counting.  `algo.prepare` comes before all of it, over the whole
-    batch and outside the gradient.  `roles(params, fixed)` is what loss and prepare read: a tree for each role.
+    batch and outside the gradient; rollouts were prepared by their source.  `roles(params, fixed)` is what loss and
+    prepare read: a tree for each role.  With `ema` e the averages of `state.ema` move: e·average + (1 − e)·weight.
+    `rates` are the schedules of roles with one of their own, for the metrics.
 
-    Donated: step, params and optimizer state.  Never donated: `fixed`.
+    Donated: all that changes.  Never donated: `fixed`.
     """
+    prepare = None if algo.consumes is Rollouts else algo.prepare
 
     def terms_of(params: Params, fixed: Params, rows: Any) -> tuple[dict[str, Mean], dict[str, Mean]]:
         return algo.loss(roles(params, fixed), rows)
 
-    def update(
-        step: Array, params: Params, opt_state: Params, fixed: Params, batch: Any
-    ) -> tuple[Array, Params, Params, dict[str, Array]]:
-        if algo.prepare is not None:
-            batch = jax.lax.stop_gradient(algo.prepare(roles(params, fixed), batch))
+    def update(changed: Changed, fixed: Params, batch: Any) -> tuple[Changed, dict[str, Array]]:
+        step, params, opt_state, averages = changed
+        if prepare is not None:
+            batch = jax.lax.stop_gradient(prepare(roles(params, fixed), batch))
 
         def counts_of(rows: Any) -> dict[str, Array]:
             return {name: mean.count for name, mean in terms_of(params, fixed, rows)[0].items()}
@@ -70,16 +92,15 @@ def make_step(
         updates, opt_state = tx.update(grads, opt_state, params, step=step)
         params = optax.apply_updates(params, updates)
         metrics = {"loss": value, "lr": schedule(step), **gradient_norms(grads)}
+        metrics |= {f"lr/{role}": rate(step) for role, rate in rates.items()}
         metrics |= {name: jnp.where(count > 0, total / count, jnp.nan) for name, (total, count) in means.items()}
         metrics |= {f"count/{name}": count for name, count in counts.items() if name not in algo.sparse}
-        return step + 1, params, opt_state, metrics
+        if ema is not None:
+            now = {role: params[role] for role in averages}
+            averages = jax.tree.map(lambda average, w: ema * average + (1.0 - ema) * w, averages, now)
+        return Changed(step + 1, params, opt_state, averages), metrics
 
-    jitted = jax.jit(
-        update,
-        donate_argnums=(0, 1, 2),
-        out_shardings=(shardings.step, shardings.params, shardings.opt_state, shardings.step),
-    )
-
+    jitted = jax.jit(update, donate_argnums=0, out_shardings=(Changed.of(shardings), shardings.step))
     return Step(jitted)
 
 

@@ -6,7 +6,7 @@ before the new one appends.  Only process 0 writes; the others are given no writ
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -142,10 +142,22 @@ def plain(value: Any) -> int | float | None:
 
 def append_sample(workdir: Path, step: int, prompt: str, completion: str) -> None:
     """One line of WORKDIR/samples.jsonl: `{"step": 100, "prompt": "To be", "completion": " or not"}`."""
+    append_samples(workdir, [{"step": step, "prompt": prompt, "completion": completion}])
+
+
+def append_samples(workdir: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Lines of WORKDIR/samples.jsonl, each with its `step`; of answers with rewards that of the first update on them:
+
+    `{"step": 9, "round": 2, "prompt": [{"role": "user", "content": "2 + 2?"}], "completion": "#### 4", "reward": 1.0,
+    "parts": {"grade": 1.0}, "ended": true, "tokens": [35, 52, 2]}`; a prompt that is no conversation is a text.
+
+    Raises StorageFailed when the disk refuses them; a line that it tore is cut off when the run is resumed.
+    """
     path = workdir / SAMPLES
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows]
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "prompt": prompt, "completion": completion}) + "\n")
+            file.write("".join(lines))
     except OSError as error:
         raise _storage_failed(path, error) from error
 

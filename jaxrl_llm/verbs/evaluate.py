@@ -1,4 +1,4 @@
-"""`evaluate MODEL --suite rewardbench | perplexity`: how well a model tells better answers, or predicts text."""
+"""`evaluate MODEL --suite rewardbench | perplexity | task`: how well a model judges, predicts text, or answers."""
 
 import argparse
 import math
@@ -9,11 +9,17 @@ from jaxrl_llm.errors import UserError
 if TYPE_CHECKING:
     from jaxrl_llm.types import Json
 
-HELP = "Evaluate a model: which of two answers it finds better (RewardBench, own pairs), or how well it predicts text."
-ONLY = {  # options that one suite has and the other has not
-    "rewardbench": ("reference", "beta", "template", "max_length", "holdout_rows"),
-    "perplexity": ("length", "field"),
+HELP = (
+    "Evaluate a model: which of two answers it finds better (RewardBench, own pairs), how well it predicts text, or "
+    "how many problems of a task it solves."
+)
+OPTIONS = {  # of each suite, besides those that all have
+    "rewardbench": ("data", "limit", "reference", "beta", "template", "max_length", "holdout_rows"),
+    "perplexity": ("data", "limit", "length", "field"),
+    "task": ("task", "problems", "n", "temperature", "max_new_tokens", "seed", "reward", "before", "template"),
 }
+LEAST = dict.fromkeys(("batch_size", "limit", "length", "holdout_rows", "problems", "n", "max_new_tokens"), 1)
+LEAST |= {"max_length": 2, "seed": 0}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,17 +27,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a run directory, RUN/checkpoints/STEP, or a directory of Hugging Face or PEFT"
     )
-    parser.add_argument("--suite", required=True, choices=tuple(ONLY))
+    parser.add_argument("--suite", required=True, choices=tuple(OPTIONS))
     parser.add_argument(
         "--data",
-        required=True,
         nargs="+",
         metavar="FILE",
         help="files of RewardBench, of LLMBar, or of preferences as one trains on; perplexity: texts, each a domain",
     )
     parser.add_argument("--out", metavar="DIR", help="write report.md, report.json, plots and scores.jsonl there")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows at a time; default: 16")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at a time; default: 16, of a task 64")
     parser.add_argument("--limit", type=int, metavar="N", help="only N questions a subset, or N rows a text")
+    parser.add_argument("--template", metavar="NAME", help="a chat template or a file; default: the model's")
     rewardbench = parser.add_argument_group("rewardbench")
     rewardbench.add_argument(
         "--reference",
@@ -40,12 +46,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "none: nothing",
     )
     rewardbench.add_argument("--beta", type=float, help="of that reward; default: the one it was trained with, or 0.1")
-    rewardbench.add_argument("--template", metavar="NAME", help="a chat template or a file; default: the model's")
     rewardbench.add_argument("--max-length", type=int, metavar="N", help="tokens of a text; default: the context")
     rewardbench.add_argument("--holdout-rows", type=int, metavar="N", help="only the last N rows of each file")
     perplexity = parser.add_argument_group("perplexity")
     perplexity.add_argument("--length", type=int, metavar="T", help="tokens of a row; default: the context")
     perplexity.add_argument("--field", metavar="NAME", help="of JSON rows, that holds the text; default: text")
+    task = parser.add_argument_group("task")
+    task.add_argument(
+        "--task",
+        nargs="+",
+        metavar=("KIND", "KEY=VALUE"),
+        help="arithmetic difficulty=1, or gsm8k path=FILE test_path=FILE; default: the task of the model's config",
+    )
+    task.add_argument("--problems", type=int, metavar="N", help="default: all of them, or 2000 of a task without end")
+    task.add_argument("--n", type=int, metavar="N", help="samples of each besides the greedy answer: pass@k and maj@k")
+    task.add_argument("--temperature", type=float, metavar="T", help="of the samples; default: 1")
+    task.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer; default: as trained, or 256")
+    task.add_argument("--seed", type=int, metavar="N", help="which problems, and of the samples; default: 0")
+    task.add_argument("--reward", metavar="MODEL", help="a reward model: the best of k samples by its score")
+    task.add_argument("--before", metavar="MODEL", help="compare with this model's greedy answers to the same problems")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,25 +97,34 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """A UserError for options that mean nothing here."""
-    for suite, names in ONLY.items():
-        for name in names:
-            if suite != args.suite and getattr(args, name) is not None:
-                raise UserError(f"--{name.replace('_', '-')} is of --suite {suite}, and this is {args.suite}")
-    for name, least in {"batch_size": 1, "limit": 1, "max_length": 2, "length": 1, "holdout_rows": 1}.items():
+    for name in sorted({name for names in OPTIONS.values() for name in names} - {*OPTIONS[args.suite]}):
+        if getattr(args, name) is not None:
+            suites = " and ".join(suite for suite, names in OPTIONS.items() if name in names)
+            raise UserError(f"--{name.replace('_', '-')} is of --suite {suites}, and this is {args.suite}")
+    for name, least in LEAST.items():
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
-    if args.beta is not None and not 0 < args.beta < math.inf:
-        raise UserError("--beta must be above 0")
+    wrong = {
+        f"--suite {args.suite} needs --data, files to evaluate on": args.suite != "task" and not args.data,
+        "--beta must be above 0": args.beta is not None and not 0 < args.beta < math.inf,
+        "--temperature must be above 0": args.temperature is not None and not 0 < args.temperature < math.inf,
+        "--seed must be below 2**32": (args.seed or 0) >= 2**32,
+        "--temperature and --reward are about samples, and there are none\n  mend: --n 8, say": (args.n or 1) == 1
+        and (args.temperature is not None or args.reward is not None),
+    }
+    for message, is_wrong in wrong.items():
+        if is_wrong:
+            raise UserError(message)
 
 
 def measure(args: argparse.Namespace) -> "tuple[Json, list[Json]]":
-    """The figures of the suite, and the scores of each question, if it has questions."""
-    from jaxrl_llm import evaluation
+    """The figures of the suite, and the scores of each question or problem, if it has such."""
+    from jaxrl_llm import evaluation, task_evaluation
 
-    shared = {"batch_size": args.batch_size, "limit": args.limit}
+    names = sorted({*OPTIONS[args.suite], "batch_size"} - {"data"})
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.suite == "task":
+        return task_evaluation.evaluate_task(args.model, **given)
     if args.suite == "perplexity":
-        return evaluation.evaluate_perplexity(
-            args.model, args.data, length=args.length, field=args.field or "text", **shared
-        ), []
-    chosen = {name: getattr(args, name) for name in ONLY["rewardbench"]}
-    return evaluation.evaluate_rewardbench(args.model, args.data, **chosen, **shared)
+        return evaluation.evaluate_perplexity(args.model, args.data, **given), []
+    return evaluation.evaluate_rewardbench(args.model, args.data, **given)

@@ -5,14 +5,12 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from jaxrl_llm.errors import UserError
 
 if TYPE_CHECKING:
     from jaxrl_llm.data.prompts import Prompt
-    from jaxrl_llm.data.tokenizers import Tokenizer
-    from jaxrl_llm.rollout.sampler import Completion
     from jaxrl_llm.rollout.sampling import SamplingConfig
     from jaxrl_llm.saved import Opened
 
@@ -123,34 +121,17 @@ def sampling_config(args: argparse.Namespace) -> "SamplingConfig":
     return SamplingConfig(**{key: getattr(args, key) for key in keys})
 
 
-class Asked(NamedTuple):
-    """Prompts as a model reads them."""
-
-    ids: list[list[int]]
-    stop_ids: frozenset[int]  # that end a completion
-
-
-def tokenize(prompts: "Sequence[Prompt]", tokenizer: "Tokenizer", template: str | None) -> Asked:
-    """Text as it is; conversations by the template, up to where the assistant's turn begins."""
-    from jaxrl_llm.data.chat import chat_stop_ids, find_template, tokenize_prompt
-
-    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-    if texts:
-        return Asked([tokenizer.encode_prompt(text) or [tokenizer.bos_id] for text in texts], tokenizer.stop_ids)
-    chat = find_template(tokenizer, template)
-    ids = [tokenize_prompt(tokenizer, chat, prompt) for prompt in prompts if not isinstance(prompt, str)]
-    return Asked(ids, chat_stop_ids(tokenizer, chat))
-
-
 def sample(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespace) -> list[dict]:
     """Rows {prompt, completion, ended, tokens, logp, model}, the n completions of a prompt together."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from jaxrl_llm.data.chat import find_template
+    from jaxrl_llm.data.prompts import ask, written
     from jaxrl_llm.rollout.sampler import Sampler
 
     tokenizer = opened.tokenizer
-    asked = tokenize(prompts, tokenizer, args.template)
+    asked = ask(prompts, tokenizer, find_template(tokenizer, args.template))
     total = len(prompts) * args.n
     sampler = Sampler(
         opened.model,
@@ -177,7 +158,7 @@ def sample(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespa
     return [
         {
             "prompt": prompt,
-            "completion": written(prompt, completion, tokenizer, asked.stop_ids),
+            "completion": written(prompt, completion.tokens, tokenizer, asked.stop_ids),
             "ended": completion.ended,
             "tokens": completion.tokens,
             "logp": [round(float(x), 6) for x in completion.logp],
@@ -186,14 +167,6 @@ def sample(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespa
         for prompt, completions in zip(prompts, found, strict=True)
         for completion in completions
     ]
-
-
-def written(prompt: "Prompt", completion: "Completion", tokenizer: "Tokenizer", stop_ids: frozenset[int]) -> str:
-    """The text of a completion; an answer without white space around it, as templates have it, nor its end token."""
-    if isinstance(prompt, str):
-        return tokenizer.decode(completion.tokens, continued=bool(prompt))
-    tokens = completion.tokens
-    return tokenizer.decode(tokens[:-1] if tokens[-1] in stop_ids else tokens, continued=True).strip()
 
 
 def as_text(row: dict) -> str:

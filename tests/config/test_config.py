@@ -165,7 +165,7 @@ def test_faults_of_the_command_line_and_of_defaults(write: Callable[..., str]) -
         "command line: training.stps: unknown key, did you mean training.steps?"
     ]
     assert faults(write, "data: {path: a, length: 8}", "seed=3") == ["c.yaml: workdir: is missing, and has no default"]
-    assert faults(write, BASE, "algo.kind=rloo")[0].startswith("command line: algo.kind: unknown kind 'rloo'")
+    assert faults(write, BASE, "algo.kind=reinforce")[0].startswith("command line: algo.kind: unknown kind 'reinforce'")
 
 
 def test_all_faults_at_once(write: Callable[..., str]) -> None:

@@ -5,7 +5,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +16,25 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.algos import ALGOS
 from jaxrl_llm.algos.dpo import DpoConfig
+from jaxrl_llm.algos.grpo import GrpoConfig
 from jaxrl_llm.algos.kto import KtoConfig
 from jaxrl_llm.algos.orpo import OrpoConfig
+from jaxrl_llm.algos.ppo import PpoConfig
 from jaxrl_llm.algos.pretrain import PretrainConfig
 from jaxrl_llm.algos.reward import RewardConfig
+from jaxrl_llm.algos.rloo import RlooConfig
 from jaxrl_llm.algos.sft import SftConfig
 from jaxrl_llm.algos.simpo import SimpoConfig
-from jaxrl_llm.assemble import state_template
+from jaxrl_llm.assemble import make_prepare, state_template
 from jaxrl_llm.models import ComputeConfig, LlamaConfig, build_model
 from jaxrl_llm.parallel.mesh import BATCH_AXES, MeshConfig, make_mesh
 from jaxrl_llm.parallel.specs import map_specs, shardings
+from jaxrl_llm.rollout.rows import from_arrays, lay_out
+from jaxrl_llm.rollout.sampler import Completion
 from jaxrl_llm.training.optim import AdamwConfig, MuonConfig, make_optimizer
+from jaxrl_llm.training.state import merge, new_state
 from jaxrl_llm.training.step import Step, make_step
-from jaxrl_llm.types import Algo, Answers, Labelled, Model, Pairs, Tokens, TrainState
+from jaxrl_llm.types import Algo, Answers, Labelled, Model, Pairs, Rollouts, Tokens, TrainState
 
 MODEL = LlamaConfig(vocab_size=128, d_model=64, d_ff=96, n_layers=4, n_heads=8, n_kv_heads=4)
 ROWS, T = 8, 16
@@ -113,12 +119,40 @@ def labelled(seed: int, micro_batches: int) -> Labelled:
     return Labelled(own, label, mismatched=answers(seed + 1000, micro_batches))  # type: ignore[arg-type]
 
 
+# Prompts and the answers to them: tokens of the prompt, tokens of each answer, of which the longest fill their rows.
+WRITTEN: list[tuple[int, tuple[int, ...]]] = [(3, (1, 6, T - 2, 5)), (7, (T - 6, 2, 9, T - 6))]
+
+
+def rollouts(seed: int, micro_batches: int) -> Rollouts:
+    """Answers of two prompts with their scores; those that fill their rows were cut off.  Text for PPO-ptx."""
+    rng = np.random.default_rng(seed)
+    prompts, completions = [], []
+    for n_prompt, lengths in WRITTEN:
+        prompt = rng.integers(0, MODEL.vocab_size, n_prompt).tolist()
+        for n in lengths:
+            logp = np.float32(rng.normal(-4.8, 0.5, n))
+            ended = n_prompt + n <= T
+            completions.append(Completion(rng.integers(0, MODEL.vocab_size, n).tolist(), logp, logp, ended))
+            prompts.append(prompt)
+    rows = from_arrays(
+        lay_out(prompts, completions, rng.normal(size=ROWS), n=4, length=T)
+        | {"kl_coef_B": np.full(ROWS, 0.1, np.float32), "penalty_coef_B": np.full(ROWS, 0.4, np.float32)}
+    )
+    rows = by_micro_batch(rows, micro_batches)
+    return rows.replace(pretrain=ragged_tokens(seed, micro_batches))  # type: ignore[no-any-return]
+
+
 def by_micro_batch(rows: Any, micro_batches: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(micro_batches, -1, *x.shape[1:]), rows)
 
 
 # (seed, micro-batches) -> the same rows, whatever the number of micro-batches; numpy, [M, ...]
-BATCHES: Mapping[type, Callable[[int, int], Any]] = {Tokens: ragged_tokens, Pairs: pairs, Labelled: labelled}
+BATCHES: Mapping[type, Callable[[int, int], Any]] = {
+    Tokens: ragged_tokens,
+    Pairs: pairs,
+    Labelled: labelled,
+    Rollouts: rollouts,
+}
 CASES: Mapping[str, Any] = {
     "pretrain": PretrainConfig(z_loss=1e-2),
     "sft": SftConfig(),
@@ -129,7 +163,12 @@ CASES: Mapping[str, Any] = {
     "simpo": SimpoConfig(),
     "orpo": OrpoConfig(),
     "kto": KtoConfig(beta=0.5, undesirable_weight=1.5),
+    "ppo": PpoConfig(entropy_bonus=0.05, value_clip=0.05),
+    "ppo_penalty_ptx": PpoConfig(surrogate="kl_penalty", ptx_weight=0.5, whiten_rewards="keep_mean", value_clip=None),
+    "grpo": GrpoConfig(),
+    "rloo": RlooConfig(clip=0.2),
 }
+TEMPERATURE = 0.7  # that rollouts were sampled at
 
 single_device = make_mesh(MeshConfig(), jax.devices()[:1])
 
@@ -138,32 +177,47 @@ def test_every_algorithm_is_here() -> None:
     assert {config.kind for config in CASES.values()} == ALGOS.keys()
 
 
+class Built(NamedTuple):
+    """An algorithm on a mesh.  A state is given away to the step, which takes long to compile and serves several."""
+
+    algo: Algo
+    step: Step
+    state: Callable[[], TrainState]  # the first one, each time anew
+    batch: Callable[[TrainState, int, int], Any]  # (state, seed, micro-batches) -> what the step takes
+    prepare: Callable[[TrainState, Any], Any]  # of rollouts
+
+
 def build(
     name: str,
     mesh: Mesh,
     tx: Any = None,
     compute: ComputeConfig = ComputeConfig(loss_chunks=2),  # noqa: B008
-) -> tuple[Algo, Step, Callable[[], TrainState]]:
-    """The algorithm, its step and what makes its first state on a mesh.  Without `tx` an update is minus the gradient.
+) -> Built:
+    """The case on a mesh, with a running average of all trained weights.  Without `tx` an update is minus the gradient.
 
-    A state is given away to the step; the step, which takes long to compile, can be used with several.
+    Rollouts are prepared under other weights than those of the state, as after some updates.
     """
     config = CASES[name]
     heads = {**config.trained, **config.frozen}
     models = {role: build_model(MODEL, compute, mesh, head) for role, head in heads.items()}
-    algo = ALGOS[config.kind](config, models)
+    algo = ALGOS[config.kind](config, models, *([TEMPERATURE] if config.consumes is Rollouts else []))
     specs = {role: models[role].specs for role in algo.trained}
     tx = tx(specs, mesh) if tx else optax.with_extra_args_support(optax.scale(-1.0))
-    where = jax.tree.map(lambda leaf: leaf.sharding, state_template(specs, tx, mesh))
+    where = jax.tree.map(lambda leaf: leaf.sharding, state_template(specs, tx, mesh, averaged=specs))
+    prepare = make_prepare(algo, merge, NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)))
 
-    def new_state() -> TrainState:
+    def first() -> TrainState:
         params = {role: weights_of(models[role], mesh, seed=0) for role in algo.trained}
         fixed = {role: weights_of(models[role], mesh, seed=1) for role in algo.frozen}
-        opt_state = jax.jit(tx.init, out_shardings=where.opt_state)(params)
-        step = jax.device_put(np.int32(0), where.step)
-        return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state)
+        return new_state(tx, params, fixed, where)
 
-    return algo, make_step(algo, tx, lambda t: jnp.float32(1e-3), where), new_state
+    def batch(state: TrainState, seed: int, micro_batches: int = 1) -> Any:
+        rows = on_mesh(BATCHES[algo.consumes](seed, micro_batches), mesh)
+        if algo.consumes is not Rollouts:
+            return rows
+        return prepare(state.replace(params=jax.tree.map(lambda x: 0.9 * x, state.params)), rows)  # type: ignore[attr-defined]
+
+    return Built(algo, make_step(algo, tx, lambda t: jnp.float32(1e-3), where, ema=0.9), first, batch, prepare)
 
 
 def weights_of(model: Model, mesh: Mesh, seed: int) -> Any:
@@ -182,15 +236,10 @@ def on_mesh(batch: Any, mesh: Mesh) -> Any:
     return batch.replace(**{name: jax.device_put(getattr(batch, name), where) for name, where in lists.items()})  # type: ignore[attr-defined]
 
 
-def batch_of(algo: Algo, seed: int, micro_batches: int, mesh: Mesh) -> Any:
-    return on_mesh(BATCHES[algo.consumes](seed, micro_batches), mesh)
-
-
-def loss_and_grads(built: Any, mesh: Mesh, micro_batches: int = 1) -> tuple[dict, Any]:
-    algo, step, new_state = built
-    state = new_state()
+def loss_and_grads(built: Built, micro_batches: int = 1) -> tuple[dict, Any]:
+    state = built.state()
     before = jax.device_get(state.params)
-    state, metrics = step(state, batch_of(algo, 3, micro_batches, mesh))
+    state, metrics = built.step(state, built.batch(state, 3, micro_batches))
     return jax.device_get(metrics), jax.tree.map(np.subtract, before, jax.device_get(state.params))
 
 
@@ -200,32 +249,33 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def built(name: str) -> Any:
+def built(name: str) -> Built:
     return build(name, single_device)
 
 
 @pytest.fixture(scope="module")
-def reference(built: Any) -> tuple[dict, Any]:
-    return loss_and_grads(built, single_device)
+def reference(built: Built) -> tuple[dict, Any]:
+    return loss_and_grads(built)
 
 
-def test_the_config_says_what_the_algorithm_is(name: str, built: Any) -> None:
-    algo, config = built[0], CASES[name]
+def test_the_config_says_what_the_algorithm_is(name: str, built: Built) -> None:
+    algo, config = built.algo, CASES[name]
     assert (config.trained, config.frozen, config.consumes) == (algo.trained, algo.frozen, algo.consumes)
     assert not algo.trained.keys() & algo.frozen.keys()
     assert algo.prepare is not None or not algo.frozen
 
 
-def test_every_term_has_a_weight_and_a_count_of_the_batch_alone(built: Any) -> None:
+def test_every_term_has_a_weight_and_a_count_of_the_batch_alone(built: Built) -> None:
     """Other weights, even such that are no numbers, change no count."""
-    algo, _, new_state = built
-    batch, state = BATCHES[algo.consumes](1, 1), new_state()
+    algo, state = built.algo, built.state()
+    batch = built.batch(state, 1, 1)
+    prepare = None if algo.consumes is Rollouts else algo.prepare  # rollouts are prepared
     found: set[str] = set()
 
     @jax.jit
     def counts(params: Any) -> list:
         roles = params | state.fixed
-        rows = batch if algo.prepare is None else algo.prepare(roles, batch)
+        rows = batch if prepare is None else prepare(roles, batch)
         terms, metrics = algo.loss(roles, jax.tree.map(lambda x: x[0], rows))
         found.update(terms)
         return [mean.count for mean in (*terms.values(), *metrics.values())]
@@ -238,16 +288,26 @@ def test_every_term_has_a_weight_and_a_count_of_the_batch_alone(built: Any) -> N
 
 
 @pytest.mark.parametrize("micro_batches", [2, 4, 8])
-def test_accumulation_equals_one_batch(built: Any, reference: tuple[dict, Any], micro_batches: int) -> None:
-    metrics, grads = loss_and_grads(built, single_device, micro_batches)
-    np.testing.assert_allclose(metrics["loss"], reference[0]["loss"], rtol=1e-6)
+def test_accumulation_equals_one_batch(built: Built, reference: tuple[dict, Any], micro_batches: int) -> None:
+    metrics, grads = loss_and_grads(built, micro_batches)
+    np.testing.assert_allclose(metrics["loss"], reference[0]["loss"], rtol=1e-6, atol=2e-7)  # terms may cancel
     for key in reference[0]:
         np.testing.assert_allclose(metrics[key], reference[0][key], rtol=2e-6, atol=2e-6, err_msg=key)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), grads, reference[1])
 
 
+@pytest.mark.parametrize("name", [name for name, config in CASES.items() if config.consumes is Rollouts], indirect=True)
+def test_the_step_takes_rollouts_as_the_earlier_policy_left_them(name: str, reference: tuple[dict, Any]) -> None:
+    """It does not prepare them anew, for then all ratios were 1; and some of them are clipped."""
+    metrics, _ = reference
+    assert abs(metrics["ratio"] - 1) > 1e-3
+    assert metrics["approx_kl_k3"] > 1e-3
+    if name != "ppo_penalty_ptx":
+        assert 0 < metrics["clip_fraction"] < 1
+
+
 # One of each kind of batch and head; of the others fsdp=8 is compared below, by the size of the gradient.
-MESHES = [(name, (2, 2, 2)) for name in ("pretrain", "reward", "dpo", "kto")]
+MESHES = [(name, (2, 2, 2)) for name in ("pretrain", "reward", "dpo", "kto", "ppo")]
 MESHES += [("pretrain", shape) for shape in ((8, 1, 1), (1, 8, 1), (1, 2, 4))]
 
 
@@ -255,7 +315,7 @@ MESHES += [("pretrain", shape) for shape in ((8, 1, 1), (1, 8, 1), (1, 2, 4))]
 def test_a_mesh_equals_one_device(name: str, reference: tuple[dict, Any], shape: tuple[int, int, int]) -> None:
     data, fsdp, tensor = shape
     mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
-    metrics, grads = loss_and_grads(build(name, mesh), mesh)
+    metrics, grads = loss_and_grads(build(name, mesh))
     np.testing.assert_allclose(metrics["loss"], reference[0]["loss"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), grads, reference[1])
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads)) > 1e-2
@@ -280,9 +340,12 @@ def test_fsdp_splits_memory_and_gathers_no_stack(
     One compilation serves every step, and the first is that of one device.
     """
     mesh = make_mesh(MeshConfig(fsdp=8))
-    algo, step, new_state = build(name, mesh, OPTIMIZERS[optimizer], ComputeConfig(loss_chunks=2, layers=layers))
-    state, batch = new_state(), batch_of(algo, 3, 1, mesh)
-    text = step.jitted.lower(state.step, state.params, state.opt_state, state.fixed, batch).compile().as_text()
+    built = build(name, mesh, OPTIMIZERS[optimizer], ComputeConfig(loss_chunks=2, layers=layers))
+    step, state = built.step, built.state()
+    batch = built.batch(state, 3, 1)
+    text = step.lower(state, batch).compile().as_text()
+    if built.algo.consumes is Rollouts:
+        text += jax.jit(built.prepare).lower(state, batch).compile().as_text()
     matrices = [leaf for tree in state.params.values() for leaf in jax.tree.leaves(tree["layers"]) if leaf.ndim > 2]
     gathered = gathers(text)
     assert gathered, "an fsdp step must gather something"
@@ -292,7 +355,7 @@ def test_fsdp_splits_memory_and_gathers_no_stack(
     assert max(map(math.prod, gathered)) < max(leaf.size for leaf in matrices)
     for seed in (3, 4, 5):
         assert per_device(state) <= 1.1 * total(state) / 8  # as they were put there, and as the step itself puts them
-        state, metrics = step(state, batch_of(algo, seed, 1, mesh))
+        state, metrics = step(state, built.batch(state, seed, 1))
         if seed == 3:
             for key in ("loss", "grad_norm"):
                 np.testing.assert_allclose(metrics[key], reference[0][key], rtol=1e-5)
@@ -307,7 +370,7 @@ def gathers(hlo: str) -> list[tuple[int, ...]]:
 
 
 def per_device(state: TrainState) -> int:
-    leaves = jax.tree.leaves((state.params, state.fixed, state.opt_state))
+    leaves = jax.tree.leaves((state.params, state.fixed, state.opt_state, state.ema))
     return max(
         sum(s.data.nbytes for leaf in leaves for s in leaf.addressable_shards if s.device == device)
         for device in jax.devices()
@@ -315,4 +378,4 @@ def per_device(state: TrainState) -> int:
 
 
 def total(state: TrainState) -> int:
-    return sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.fixed, state.opt_state)))
+    return sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.fixed, state.opt_state, state.ema)))

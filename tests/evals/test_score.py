@@ -11,7 +11,7 @@ from jaxrl_llm.data.examples import Comparison, Message
 from jaxrl_llm.data.sequences import Encoded
 from jaxrl_llm.data.tokenizers import BytesTokenizer
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.evals.score import Text, fit, logp_scorer, reward_scorer, row_length, score_texts, tokenize_answer
+from jaxrl_llm.evals.score import Text, fit, logp_scorer, reward_scorer, row_lengths, text_scorer, tokenize_answer
 from jaxrl_llm.models import ComputeConfig, LlamaConfig, build_model
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
 from jaxrl_llm.types import Head
@@ -65,28 +65,31 @@ def test_scores_are_those_of_each_text_alone(head: Head, texts: list[Text]) -> N
     make = reward_scorer if head == "scalar" else logp_scorer
     tolerance = 1e-5 if head == "scalar" else 1e-3  # a sum of hundreds of nats
     done: list[int] = []
-    found = score_texts(make(model), params, texts, ONE, 3, done.append)
+    found = text_scorer(make(model), ONE, 3)(params, texts, done.append)
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     assert sum(done) == sum(len(text.ids) for text in texts)
-    among_others = score_texts(make(model), params, texts[2:], ONE, 3)
+    among_others = text_scorer(make(model), ONE, 3, [128, 256])(params, texts[2:])
     np.testing.assert_allclose(among_others, expected[2:], rtol=0, atol=tolerance)
 
 
 def test_scores_of_eight_devices_are_those_of_one(texts: list[Text]) -> None:
     one, eight = (build_model(CONFIG, ComputeConfig(), mesh, "scalar") for mesh in (ONE, EIGHT))
-    expected = score_texts(reward_scorer(one), one.init(jax.random.key(0)), texts, ONE, 3)
-    found = score_texts(reward_scorer(eight), eight.init(jax.random.key(0)), texts, EIGHT, 3)  # 3 rows become 8
+    expected = text_scorer(reward_scorer(one), ONE, 3)(one.init(jax.random.key(0)), texts)
+    found = text_scorer(reward_scorer(eight), EIGHT, 3)(eight.init(jax.random.key(0)), texts)  # 3 rows become 8
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_few_shapes() -> None:
-    assert {row_length(n, 100) for n in range(1, 101)} == {64, 104}
-    assert {row_length(n, 2000) for n in range(1, 2001)} == {64, 128, 256, 512, 1024, 2000}
+    assert row_lengths(2) == [64]
+    assert row_lengths(100) == [64, 104]
+    assert row_lengths(128) == row_lengths(127) == [64, 128]
+    assert row_lengths(2000) == [64, 128, 256, 512, 1024, 2000]
+    assert row_lengths(512, 320, 576) == [64, 128, 256, 320, 512]
 
 
 def test_broken_scores_are_told(texts: list[Text]) -> None:
     with pytest.raises(UserError, match="9 of 9 scores are not finite"):
-        score_texts(lambda params, tokens, written, lengths: lengths * jnp.nan, None, texts, ONE, 4)
+        text_scorer(lambda params, tokens, written, lengths: lengths * jnp.nan, ONE, 4)(None, texts)
 
 
 def test_only_the_answer_is_scored(template: Template) -> None:

@@ -20,7 +20,7 @@ PROMPTS = [Prompt(ids=(1, *range(10 + i, 10 + i + i % 3)), said=f"p{i}", origin=
 REWARDS = RewardsConfig(parts={"grade": TaskRewardConfig()})
 
 
-def sampling(weights: Any, ids: Any, *, n: int, max_new_tokens: int, seed: int) -> Any:
+def sampling(weights: Any, ids: Any, *, n: int, max_new_tokens: int, seed: int, room: int) -> Any:
     """Answers of 1 .. max_new_tokens tokens that depend on the weights, the seed, the prompt's place and the sample."""
     rounds = []
     for place in range(len(ids)):
@@ -54,10 +54,17 @@ def state_of(weights: int, step: int = 0) -> TrainState:
 
 def new(scorer: Any = grade, sampler: Any = sampling, **options: Any) -> RolloutSource:
     names = set(RolloutConfig.__dataclass_fields__)  # type: ignore[attr-defined]
-    config = {"prompts": 4, "n": 2, "max_new_tokens": 5, "rewards": REWARDS, "mini_batches": 2, "epochs": 2}
+    config = {"prompts": 4, "n": 2, "max_new_tokens": 5, "rewards": REWARDS, "epochs": 2}
     config |= {name: value for name, value in options.items() if name in names}
     mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:2])
-    others = {"micro_batches": 1, "context": 32, "seed": 7, "prompts_given": PROMPTS}
+    others = {
+        "batch_size": 4,
+        "micro_batches": 1,
+        "context": 32,
+        "seed": 7,
+        "prompts_given": PROMPTS,
+        "scorers": {"grade": scorer},
+    }
     others |= {name: value for name, value in options.items() if name not in names}
     return RolloutSource(
         RolloutConfig(**config),
@@ -65,7 +72,6 @@ def new(scorer: Any = grade, sampler: Any = sampling, **options: Any) -> Rollout
         sampler=sampler,
         policy_weights=lambda state: state.params["policy"]["w"][0],
         to_text=lambda ids: " ".join(map(str, ids)),
-        scorers={"grade": scorer},
         prepare=prepare,
         sharding=NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
         **others,

@@ -177,16 +177,17 @@ def test_the_scale_of_a_reward_model() -> None:
 
 
 def test_what_cannot_be_learnt_from_is_refused() -> None:
-    fine = RolloutConfig(rewards=RewardsConfig(parts={"grade": GRADE}), n=2, epochs=2, kl=KlConfig(target=6.0))
-    check(fine, contrast=True, reference=True, kl_penalty=True)
+    fine = RolloutConfig(rewards=RewardsConfig(parts={"grade": GRADE}), n=2, kl=KlConfig(target=6.0))
+    check(fine, updates=2, contrast=True, reference=True, kl_penalty=True)
+    check(fine, updates=1, contrast=True, reference=True, kl_penalty=False)
     only_length = RolloutConfig(rewards=RewardsConfig(parts={"length": LengthPenaltyConfig()}))
     one = RolloutConfig(rewards=RewardsConfig(parts={"grade": GRADE}))
     for config, asked, words in [
         (RolloutConfig(), {}, "nothing rates"),
         (only_length, {}, "nothing rates"),
         (one, {"contrast": True}, "rollout.n=1"),
-        (one, {"kl_penalty": True}, "one update a round"),
+        (one, {"kl_penalty": True, "updates": 1}, "one update a round"),
         (fine, {"reference": False}, "no reference"),
     ]:
         with pytest.raises(UserError, match=words):
-            check(config, **{"contrast": False, "reference": True, "kl_penalty": False, **asked})  # type: ignore[arg-type]
+            check(config, **{"updates": 2, "contrast": False, "reference": True, "kl_penalty": False, **asked})  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Rounds of the policy's own answers, by a scripted sampler and once by a real one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jaxrl_llm.algos.ppo import build as build_ppo
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models import ComputeConfig, LlamaConfig, build_model
 from jaxrl_llm.parallel.mesh import BATCH_AXES, MeshConfig, make_mesh
-from jaxrl_llm.rollout.config import KlConfig, RewardsConfig, RolloutConfig, TaskRewardConfig
+from jaxrl_llm.rollout.config import KlConfig, ModelRewardConfig, RewardsConfig, RolloutConfig, TaskRewardConfig
 from jaxrl_llm.rollout.prompts import Prompt, drawn
 from jaxrl_llm.rollout.sampler import Sampler
 from jaxrl_llm.rollout.sampling import SamplingConfig
@@ -29,7 +30,8 @@ from tests.rollout.scripted import END, PROMPTS, REWARDS, grade, met, new, rows_
 
 def test_every_row_carries_its_answer_and_its_reward() -> None:
     samples: list[Any] = []
-    source = new(mini_batches=1, samples=100, on_samples=lambda round, rows: samples.extend(rows))
+    source = new(batch_size=8, samples=100)
+    source.on_samples = samples.extend
     batch, metrics = source.next(state_of(0))
     assert batch.score_B.shape == (1, 8)
     assert batch.tokens.inputs_BT.shape == (1, 8, 3 + 5)  # the longest prompt and the longest answer, always
@@ -42,7 +44,7 @@ def test_every_row_carries_its_answer_and_its_reward() -> None:
         )
         assert inputs[: len(ids) - 1].tolist() == ids[:-1]
         assert targets[weights > 0].tolist() == sample["tokens"]
-        score = grade(None, [sample["answer"]])[0]
+        score = grade(None, [sample["completion"]])[0]
         assert float(batch.score_B[0, row]) == score == np.float32(sample["reward"]) == sample["parts"]["grade"]
         assert bool(batch.ended_B[0, row]) == sample["ended"]
     assert len({float(x) for x in np.asarray(batch.score_B)[0]} - {0.0, 1.0}) > 3  # fractions
@@ -67,7 +69,7 @@ def test_rounds_go_on_through_the_prompts_with_other_samples() -> None:
         return raw[-1]
 
     rewards = RewardsConfig(parts={"grade": TaskRewardConfig()}, normalise="running")
-    source = new(graded, recorded, rewards=rewards, epochs=1, mini_batches=1)
+    source = new(graded, recorded, rewards=rewards, epochs=1, batch_size=8)
     batches = [source.next(state_of(0))[0] for _ in range(3)]
     assert asked == [PROMPTS[i].ids for i in drawn(6, 7, 0, 12)]
     assert len(set(seeds)) == 3
@@ -89,7 +91,7 @@ def trained() -> tuple[RolloutSource, Any, Any]:
     algo = build_ppo(PpoConfig(), models, temperature=0.7)
     assert algo.prepare is not None
     source = RolloutSource(
-        RolloutConfig(prompts=4, n=2, max_new_tokens=8, temperature=0.7, mini_batches=2, rewards=REWARDS),
+        RolloutConfig(prompts=4, n=2, max_new_tokens=8, temperature=0.7, epochs=2, rewards=REWARDS),
         [Prompt(ids=(1, *range(3, 3 + i)), said="", origin="") for i in range(4)],
         sampler=Sampler(
             models["policy"], mesh, SamplingConfig(temperature=0.7), stop_ids=[END], context=32, slots=2, cache_step=16
@@ -98,6 +100,7 @@ def trained() -> tuple[RolloutSource, Any, Any]:
         to_text=lambda ids: " ".join(map(str, ids)),
         scorers={"grade": grade},
         prepare=jax.jit(lambda state, rows: algo.prepare(state.params, rows)),  # type: ignore[misc]
+        batch_size=4,
         micro_batches=1,
         sharding=NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
         context=32,
@@ -107,28 +110,77 @@ def trained() -> tuple[RolloutSource, Any, Any]:
 
 
 def test_real_answers_are_what_the_algorithm_takes_them_for(trained: Any) -> None:
-    """Sampler and trainer agree, the KL to oneself is 0, the first ratio is 1, the reward is at the last real token."""
+    """Sampler and trainer agree, the KL to oneself is 0, the reward is at the last real token.
+
+    Ratios are 1 until the first update of a round, and not after it, in either epoch; and 1 again in the next round.
+    """
     source, algo, state = trained
-    batch = jax.tree.map(lambda x: x[0], source.next(state)[0])
-    assert float(batch.statistics["sampler_logp_diff"][0]) < 1e-5
-    assert float(batch.statistics["kl"][0]) == 0.0
-    _, metrics = algo.loss(state.params, batch)
-    assert float(metrics["ratio"].total / metrics["ratio"].count) == pytest.approx(1.0, abs=1e-5)
-    weights_BT = np.asarray(batch.tokens.weights_BT)
-    lengths = weights_BT.sum(axis=1)
-    assert len(set(lengths.tolist())) > 1
-    for row in range(len(weights_BT)):
-        last = int(np.flatnonzero(weights_BT[row])[-1])
-        assert float(batch.return_BT[row, last]) == pytest.approx(float(batch.score_B[row]), abs=1e-5)
-        ended = int(batch.tokens.targets_BT[row, last]) == END
-        assert float(batch.ended_B[row]) == ended
-        assert ended or lengths[row] == 8
-        assert not np.asarray(batch.return_BT)[row, last + 1 :].any()
+    metrics_of = jax.jit(lambda params, batch: {k: m.total / m.count for k, m in algo.loss(params, batch)[1].items()})
+    params = dict(state.params)
+    batches, seen = [], []
+    for _ in range(5):  # two epochs of two mini-batches, and the next round
+        batch, metrics = source.next(state.replace(params=params))
+        batches.append(jax.tree.map(lambda x: x[0], batch))
+        seen.append({"round": metrics["round"], **metrics_of(params, batches[-1])})
+        if len(batches) == 1:
+            params["policy"] = {**params["policy"], "unembed": 1.3 * params["policy"]["unembed"]}
+    assert [each["round"] for each in seen] == [0, 0, 0, 0, 1]
+    assert seen[0]["sampler_logp_diff"] < 1e-5
+    assert [float(each["kl"]) for each in seen[:4]] == [0.0] * 4
+    assert seen[4]["kl"] != 0.0
+    far = [abs(float(each["ratio"]) - 1) for each in seen]
+    assert max(far[0], far[4]) < 1e-5
+    assert min(far[1:4]) > 1e-3
+    assert min(float(each["clip_fraction"]) for each in seen[1:4]) > 0
+    ends = [at_last_token(batch, row) for batch in batches[:2] for row in range(4)]
+    assert True in ends
+    assert False in ends
+
+
+def at_last_token(batch: Any, row: int) -> bool:
+    """Whether the answer of the row ended by itself, its reward having come with its last real token."""
+    weights_T = np.asarray(batch.tokens.weights_BT)[row]
+    last = int(np.flatnonzero(weights_T)[-1])
+    assert float(batch.return_BT[row, last]) == pytest.approx(float(batch.score_B[row]), abs=1e-5)
+    assert not np.asarray(batch.return_BT)[row, last + 1 :].any()
+    ended = int(batch.tokens.targets_BT[row, last]) == END
+    assert float(batch.ended_B[row]) == ended
+    assert weights_T.sum() < 8 if ended else weights_T.sum() == 8
+    return ended
+
+
+def test_a_prompt_about_safety_takes_the_safety_reward() -> None:
+    """And so does an answer that seems unsafe, whatever it was asked; tags travel with the prompts."""
+    parts = {name: ModelRewardConfig(path=name) for name in ("helpfulness", "safety")}
+    tagged = [replace(prompt, safety=i % 2 == 0) for i, prompt in enumerate(PROMPTS)]
+
+    def safety(prompts: Any, texts: Any) -> np.ndarray:
+        return 3 - 6 * grade(prompts, texts)  # below -1.73, which is low, where the grade is above .79
+
+    source = new(
+        scorers={"helpfulness": grade, "safety": safety},
+        rewards=RewardsConfig(parts=parts, combine="safety_first"),
+        prompts_given=tagged,
+        batch_size=8,
+        samples=8,
+        samples_every=1,
+    )
+    rows: list[Any] = []
+    source.on_samples = rows.extend
+    for _ in range(3):
+        source.next(state_of(0))
+        source.next(state_of(0))
+    kinds = set()
+    for row in rows:
+        is_tagged, is_low = int(row["prompt"][1:]) % 2 == 0, row["parts"]["safety"] < np.log(0.15 / 0.85)
+        kinds.add((is_tagged, bool(is_low)))
+        assert row["reward"] == row["parts"]["safety" if is_tagged or is_low else "helpfulness"]
+    assert len(kinds) == 4
 
 
 def test_an_answer_without_its_end_is_worth_what_the_rule_says() -> None:
     rewards = RewardsConfig(parts={"grade": TaskRewardConfig()}, missing_end="replace", missing_end_value=-1.5)
-    batch, _ = new(rewards=rewards, mini_batches=1).next(state_of(0))
+    batch, _ = new(rewards=rewards, batch_size=8).next(state_of(0))
     score_B, ended_B = np.asarray(batch.score_B)[0], np.asarray(batch.ended_B)[0] > 0
     assert 0 < ended_B.sum() < 8
     assert (score_B[~ended_B] == -1.5).all()
@@ -136,7 +188,7 @@ def test_an_answer_without_its_end_is_worth_what_the_rule_says() -> None:
 
 
 def test_each_answer_is_in_one_mini_batch_of_each_epoch() -> None:
-    source, whole = new(micro_batches=2), new(mini_batches=1, epochs=1)
+    source, whole = new(micro_batches=2), new(batch_size=8, epochs=1)
     everything = sorted(rows_of(whole.next(state_of(0))[0]))
     epochs = []
     for _ in range(2):
@@ -220,7 +272,14 @@ def test_other_prompts_or_cuts_are_refused_on_resume() -> None:
     source = new()
     source.next(state_of(0))
     saved, arrays = source.state()
-    for other in ({"seed": 8}, {"mini_batches": 1}, {"n": 4}, {"prompts_given": PROMPTS[:-1]}, {"max_new_tokens": 6}):
+    for other in (
+        {"seed": 8},
+        {"batch_size": 8},
+        {"n": 4},
+        {"prompts_given": PROMPTS[:-1]},
+        {"max_new_tokens": 4},
+        {"order": "other text"},
+    ):
         with pytest.raises(UserError, match="rollouts changed"):
             new(**other).restore(saved, arrays)
 
@@ -240,18 +299,22 @@ def test_text_for_ptx_goes_on_with_the_updates() -> None:
     assert int(other.next(state_of(0))[0].pretrain.inputs_BT[0, 0, 0]) == 5  # type: ignore[union-attr]
 
 
-def test_samples_come_every_few_rounds() -> None:
-    rounds: list[tuple[int, int]] = []
-    source = new(
-        samples_every=2,
-        samples=3,
-        epochs=1,
-        mini_batches=1,
-        on_samples=lambda round, rows: rounds.append((round, len(rows))),
-    )
-    for _ in range(4):
-        source.next(state_of(0))
-    assert rounds == [(0, 3), (2, 3)]
+def test_samples_come_every_few_rounds_with_the_update_that_learns_from_them_first() -> None:
+    shown: list[list[Any]] = []
+    source = new(samples_every=2, samples=3, epochs=1)
+    source.on_samples = shown.append
+    for number in range(8):  # two updates a round
+        _, metrics = source.next(state_of(0))
+        assert len(shown) == number // 4 + 1
+        for row in shown[-1]:
+            assert (row["round"], row["step"]) == (2 * (len(shown) - 1), 4 * (len(shown) - 1) + 1)
+    assert metrics["round"] == 3.0
+    assert [len(rows) for rows in shown] == [3, 3]
+    assert shown[0][0].keys() == {"step", "round", "prompt", "completion", "reward", "parts", "ended", "tokens"}
+    none = new(samples=0)
+    none.on_samples = shown.append
+    none.next(state_of(0))
+    assert len(shown) == 2
 
 
 def test_long_and_empty_prompts() -> None:
@@ -262,7 +325,8 @@ def test_long_and_empty_prompts() -> None:
     batch, metrics = source.next(state_of(0))
     assert metrics["prompts_dropped"] == 1.0
     assert batch.tokens.inputs_BT.shape[-1] == 8
-    assert new(max_prompt_tokens=10).next(state_of(0))[0].tokens.inputs_BT.shape[-1] == 15
+    assert new(max_prompt_tokens=10).next(state_of(0))[0].tokens.inputs_BT.shape[-1] == 16  # a multiple of 8
+    assert new(max_prompt_tokens=10, context=15).next(state_of(0))[0].tokens.inputs_BT.shape[-1] == 15
     with pytest.raises(UserError, match="none of the 1 prompts"):
         new(prompts_given=[long], context=20, overlong="drop")
     with pytest.raises(UserError, match="f:3: the prompt is empty"):
@@ -270,8 +334,12 @@ def test_long_and_empty_prompts() -> None:
 
 
 def test_answers_that_cannot_be_cut_are_refused() -> None:
-    with pytest.raises(UserError, match=r"8 answers.*\n.*multiple of 12"):
-        new(mini_batches=3, micro_batches=2)
+    """On two devices along fsdp: a mini-batch divides the round, and gives each device as many of a micro-batch."""
+    for batch_size, micro_batches, least in ((3, 1, 2), (2, 2, 4), (16, 1, 2), (6, 3, 6), (1, 1, 2)):
+        with pytest.raises(UserError, match=rf"8 answers.*batch_size={batch_size} in.*\n.*multiple of {least}$"):
+            new(batch_size=batch_size, micro_batches=micro_batches)
+    assert new(batch_size=2, epochs=3).updates_per_round == 12
+    assert new(batch_size=8, micro_batches=4).tokens_per_step == 8 * (3 + 5)
 
 
 def test_wrong_rewards_name_the_prompt() -> None:

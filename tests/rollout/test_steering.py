@@ -13,7 +13,7 @@ from tests.rollout.scripted import grade, met, new, state_of
 
 def test_the_coefficient_follows_the_kl() -> None:
     """8 answers, horizon 100: at most 1.6 % a round; KL 5 % above its target: .4 %."""
-    source = new(kl=KlConfig(coef=0.1, target=2.0, horizon=100), mini_batches=1, epochs=1)
+    source = new(kl=KlConfig(coef=0.1, target=2.0, horizon=100), batch_size=8, epochs=1)
     source.next(state_of(0))
     for kl, expected in [(2.1, 0.1 * 1.004), (50.0, 0.1 * 1.004 * 1.016), (-1.0, 0.1 * 1.004 * 1.016 * 0.984)]:
         source.observe(met(kl=kl))
@@ -53,7 +53,8 @@ def test_alarms_ring_when_it_begins() -> None:
         score = next(scores)
         return grade(prompts, texts) if score is None else np.full(len(texts), score, np.float32)
 
-    source = new(constant, epochs=1, mini_batches=1, warn=heard.append)
+    source = new(constant, epochs=1, batch_size=8)
+    source.warn = heard.append
     for _ in range(4):
         source.next(state_of(0))
     assert [text.split(",")[0] for text in heard] == [f"round {i}: all 8 rewards are 0.5" for i in (0, 3)]
@@ -66,14 +67,16 @@ def test_alarms_for_ends_kl_and_entropy() -> None:
         logp = np.zeros(1, np.float32)
         return [[Completion([5 + i], logp, logp, False) for i in range(n)] for _ in ids], SimpleNamespace(occupancy=1)
 
-    source = new(sampler=endless, epochs=1, mini_batches=1, warn=heard.append)
+    source = new(sampler=endless, epochs=1, batch_size=8)
+    source.warn = heard.append
     for _ in range(9):
         source.next(state_of(0))
         source.observe(met(kl=-0.1))
     assert len(heard) == 1
     assert "none of the 8 answers ended" in heard[0]
     saved, arrays = source.state()
-    source = new(sampler=endless, epochs=1, mini_batches=1, warn=heard.append)
+    source = new(sampler=endless, epochs=1, batch_size=8)
+    source.warn = heard.append
     source.restore(saved, arrays)
     source.next(state_of(0))
     source.observe(met(kl=-0.1, entropy=0.09))

@@ -138,6 +138,59 @@ def test_what_an_algorithm_measures_stands_after_its_loss(clock: Clock) -> None:
     ]
 
 
+OF_ROLLOUTS = {
+    "loss": 0.01,
+    "grad_norm": 1.0,
+    "lr": 1e-5,
+    "score": 0.6121,
+    "score_std": 0.48,
+    "kl": 5.118,
+    "kl_k3": 5.3,
+}
+OF_ROLLOUTS |= {"entropy": 0.3149, "clip_fraction": 0.031, "length": 54.2, "ended": 0.991, "tokens_per_s": 9000.0}
+
+
+def test_a_line_of_rollouts_is_about_the_answers_and_fits_120_columns(clock: Clock) -> None:
+    sut, out = console(clock)
+    sut.log(10, OF_ROLLOUTS)
+    sut.log(2000, OF_ROLLOUTS | {"score": -10.25, "kl": 0.0, "clip_fraction": 1.0, "length": 256.0, "ended": 1.0})
+    sut.log(30, {name: x for name, x in OF_ROLLOUTS.items() if name not in ("kl", "clip_fraction")})
+    first, second, third = out.getvalue().splitlines()
+    assert first.startswith(
+        "step    10/2,000  reward  0.612  kl  5.12  entropy 0.31  clip  3.1 %   54 tokens  ended  99 %  lr 1.0e-05  ETA"
+    )
+    assert "reward -10.250  kl  0.00  entropy 0.31  clip 100.0 %  256 tokens  ended 100 %" in second
+    assert max(len(first), len(second)) <= 120
+    assert third.startswith("step    30/2,000  reward  0.612  entropy 0.31   54 tokens  ended  99 %  lr 1.0e-05  ETA")
+
+
+def test_the_line_of_a_task(clock: Clock) -> None:
+    sut, out = console(clock)
+    row = {"accuracy": 0.534, "accuracy_low": 0.512, "accuracy_high": 0.556, "parsed": 0.995, "ended": 1.0}
+    sut.eval(1200, "arithmetic", row | {"accuracy_of_parsed": 0.54, "problems": 2048.0, "length": 54.21})
+    assert out.getvalue() == (
+        "eval 1,200/2,000  arithmetic  accuracy  53.4 % (51.2 to 55.6)  parsed  99.5 %  ended 100.0 %   54.2 tokens\n"
+    )
+
+
+def test_answers_with_rewards_fit_the_terminal(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "70")
+    answer = {"prompt": "2 + 2?", "completion": "so " * 100 + "4\x1b[31m", "reward": 1.0, "parts": {}, "ended": True}
+    for stream in (Terminal(), io.StringIO()):
+        sut, out = console(clock, stream)
+        sut.samples([answer])
+        seen = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", out.getvalue())
+        head, line = seen.splitlines()
+        assert head.split() == ["prompt", "answer", "reward", "ended"]
+        assert len(line) <= 70
+        assert "so 4\\x1b[31m" in line
+    monkeypatch.delenv("COLUMNS")
+    sut, out = console(clock, quiet=True)
+    sut.samples([answer])
+    assert out.getvalue() == ""
+
+
 def test_columns_stay_where_they_are(clock: Clock) -> None:
     sut, out = console(clock)
     large = {"loss": 10.9, "grad_norm": 12.5, "lr": 3e-4, "tokens_per_s": 9.5, "tflops": 5120.0, "peak_share": 0.52}

@@ -102,5 +102,5 @@ def test_divergence_is_named(bad: float) -> None:
     assert error.value.exit_code == 3
 
 
-def test_a_train_state_is_a_pytree_of_four() -> None:
-    assert [f.name for f in dataclasses.fields(TrainState)] == ["step", "params", "fixed", "opt_state"]
+def test_a_train_state_is_a_pytree_of_five() -> None:
+    assert [f.name for f in dataclasses.fields(TrainState)] == ["step", "params", "fixed", "opt_state", "ema"]

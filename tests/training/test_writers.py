@@ -18,6 +18,7 @@ from jaxrl_llm.training.writers import (
     JsonlWriter,
     TensorBoardWriter,
     append_sample,
+    append_samples,
     open_writers,
     read_rows,
     truncate_after,
@@ -102,6 +103,31 @@ def test_samples_are_rows_too(tmp_path: Path) -> None:
         append_sample(tmp_path, step, "To be", " or\u2028not \x1b")
     JsonlWriter(tmp_path, resumed=1)
     assert read_rows(tmp_path / "samples.jsonl") == [{"step": 1, "prompt": "To be", "completion": " or\u2028not \x1b"}]
+
+
+def test_answers_with_rewards_are_rows_too_and_cut_like_them(tmp_path: Path) -> None:
+    asked = ({"role": "user", "content": "Wie viel?\u2028"},)
+    answers = [
+        {"step": step, "round": step // 4, "prompt": asked, "completion": "#### 4", "reward": 0.1 + step,
+         "parts": {"grade": 0.1 + step}, "ended": True, "tokens": [35, 52, 2]}
+        for step in (1, 1, 5, 5)
+    ]  # fmt: skip
+    for _ in range(2):
+        append_samples(tmp_path, answers)
+    with (tmp_path / "samples.jsonl").open("a") as file:
+        file.write('{"step": 1, "round"')  # torn by a kill
+    JsonlWriter(tmp_path, resumed=4)
+    append_samples(tmp_path, answers[2:])
+    rows = read_rows(tmp_path / "samples.jsonl")
+    assert [row["step"] for row in rows] == [1, 1, 1, 1, 5, 5]
+    assert rows[-1] == answers[-1] | {"prompt": list(asked)}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_refuses_samples_too(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").symlink_to("/dev/full")
+    with pytest.raises(StorageFailed, match=r"samples\.jsonl: No space left"):
+        append_samples(tmp_path, [{"step": 1, "prompt": "a", "completion": "b"}])
 
 
 def test_a_directory_that_is_not_there_is_a_user_error(tmp_path: Path) -> None:

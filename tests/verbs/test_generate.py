@@ -5,18 +5,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from jaxrl_llm.cli import main
 from jaxrl_llm.data.chat import BUNDLED, find_template
 from jaxrl_llm.data.config import ExamplesConfig
 from jaxrl_llm.data.examples import Comparison, Conversation
-from jaxrl_llm.data.prompts import Prompt, read_prompts
+from jaxrl_llm.data.prompts import Prompt, ask, read_prompts, written
 from jaxrl_llm.data.read_examples import read_examples
-from jaxrl_llm.rollout.sampler import Completion
 from jaxrl_llm.saved import open_model
-from jaxrl_llm.verbs.generate import tokenize, written
 from tests.tiny import Runs
 
 Generate = Callable[..., list[dict]]
@@ -92,7 +89,7 @@ def test_the_template_is_the_models_own(runs: Runs, generate: Generate) -> None:
     assert tokenizer.chat_template == BUNDLED["plain"].read_text()
     for name in (None, "chatml"):
         template = find_template(tokenizer, name)
-        (ids,), stop_ids = tokenize([USER], tokenizer, name)
+        (ids,), stop_ids = ask([USER], tokenizer, template)
         assert tokenizer.decode(ids) == template.render(USER, add_generation_prompt=True)
         assert stop_ids == tokenizer.stop_ids
     own, named, other = (
@@ -108,8 +105,7 @@ def test_an_answer_is_without_its_end(runs: Runs) -> None:
     tokenizer = open_model(runs("sft")).tokenizer
 
     def text(prompt: Prompt, ids: bytes, stops: frozenset[int] = tokenizer.stop_ids) -> str:
-        zeros = np.zeros(len(ids), np.float32)
-        return written(prompt, Completion([*ids], zeros, zeros, True), tokenizer, stops)
+        return written(prompt, [*ids], tokenizer, stops)
 
     assert text(USER, b" ash ") == "ash"
     assert text(USER, b" ash#", frozenset(b"#")) == "ash"
