@@ -101,9 +101,9 @@ class Assembly:
         """Of the fixed weights those that a checkpoint has: what `complete` adds is read where it came from."""
         return {role: tree for role, tree in fixed.items() if role not in self.complete_roles}
 
-    def whole(self, state: TrainState) -> Params:
-        """The weights of every trained role as a plain model has them, adapters added in."""
-        return {role: d.join(state.params[role], state.fixed.get(role, {})) for role, d in self.divisions.items()}
+    def whole(self, state: TrainState, role: str) -> Params:
+        """The weights of a trained role as a plain model has them, adapters added in."""
+        return self.divisions[role].join(state.params[role], state.fixed.get(role, {}))
 
     def shown(self, state: TrainState) -> TrainState:
         """The state with its averages in place of the weights: what is evaluated and exported."""

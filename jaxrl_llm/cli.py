@@ -83,6 +83,12 @@ def _tokenizer() -> ModuleType:
     return tokenizer
 
 
+def _plan() -> ModuleType:
+    from jaxrl_llm.verbs import plan
+
+    return plan
+
+
 def _bench() -> ModuleType:
     from jaxrl_llm.verbs import bench
 
@@ -118,6 +124,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("a model into a Hugging Face directory", _export),
     "data": Verb("build token shards, look at rows", _data),
     "tokenizer": Verb("train a SentencePiece tokenizer", _tokenizer),
+    "plan": Verb("how much memory a run needs, and whether it fits", _plan),
     "bench": Verb("measure speed and memory", _bench),
     "ckpt": Verb("list the checkpoints of a run, verify that they are whole", _ckpt),
     "config": Verb("show, compare and describe configs", _config),

@@ -112,7 +112,7 @@ def make_evaluation(
             refs = None if references is None else references[name]
             found[name] = judged(judge, weights, store, judged_batches(config, parts, name, store, size, refs), parts)
         if tasks is not None:
-            found |= tasks(parts.whole(state)["policy"])
+            found |= tasks(parts.whole(state, "policy"))
         return found
 
     return evaluate

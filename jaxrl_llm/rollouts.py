@@ -47,7 +47,7 @@ def open_rollouts(config: Config, parts: Assembly, start: Begin) -> RolloutSourc
         prompts,
         stop_ids=stops,
         to_text=lambda ids: written(said, ids, tokenizer, stops),
-        scorers=open_scorers(config, parts, tokenizer, longest, lambda text: source.warn(text)),
+        scorers=open_scorers(config, parts, tokenizer, prompts[0], longest, lambda text: source.warn(text)),
         pretraining=open_pretraining(config, parts, tokenizer),
     )
     return source
@@ -78,7 +78,7 @@ def make_source(
         rollout,
         prompts,
         sampler=sampler,
-        policy_weights=lambda state: parts.whole(state)["policy"],
+        policy_weights=lambda state: parts.whole(state, "policy"),
         to_text=to_text,
         scorers=scorers,
         prepare=parts.prepare,
@@ -136,16 +136,27 @@ def open_prompts(data: PromptDataConfig, tokenizer: Tokenizer, template: Templat
 
 
 def open_scorers(
-    config: Config, parts: Assembly, tokenizer: Tokenizer, longest: int, warn: Callable[[str], None]
+    config: Config,
+    parts: Assembly,
+    tokenizer: Tokenizer,
+    first: Prompt,
+    longest: int,
+    warn: Callable[[str], None],
 ) -> dict[str, Scorer]:
-    """Who rates the answers, by the name of the reward's part."""
+    """Who rates the answers, by the name of the reward's part; `first` is one of the prompts, `longest` as scored."""
     found: dict[str, Scorer] = {}
     size = config.training.batch_size // config.training.micro_batches
     for name, part in config.rollout.rewards.parts.items():
         if isinstance(part, ModelRewardConfig):
             try:
                 found[name] = model_scorer(
-                    part, parts.mesh, batch_size=size, policy_tokenizer=tokenizer, longest=longest, warn=warn
+                    part,
+                    parts.mesh,
+                    batch_size=size,
+                    policy_tokenizer=tokenizer,
+                    first=first,
+                    longest=longest,
+                    warn=warn,
                 )
             except UserError as error:
                 raise UserError(f"rollout.rewards.parts.{name}: {error}") from error

@@ -47,6 +47,7 @@ def model_scorer(
     *,
     batch_size: int,
     policy_tokenizer: Tokenizer,
+    first: Prompt | None = None,
     longest: int | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Scorer:
@@ -60,13 +61,14 @@ def model_scorer(
         mesh: the policy's.
         batch_size: texts at a time.
         policy_tokenizer: what wrote the answers.
+        first: a prompt that its template is tried on at once, before anything is sampled.
         longest: the policy's longest prompt and answer together, in tokens: a length of rows that is kept for them.
         warn: told when texts had to be cut to the model's context, at the first one and each time there are twice as
             many.
 
     Raises:
         UserError: there is no such reward model, it has another tokenizer and is not to re-tokenise, the scale is not
-            stored with it, or it does not divide over the mesh.
+            stored with it, its template refuses the prompt, or it does not divide over the mesh.
     """
     saved = find_model(part.path)
     check_reward_model(part, saved, policy_tokenizer)
@@ -74,6 +76,8 @@ def model_scorer(
     opened = open_model(part.path, mesh, head="scalar")
     tokenizer, scale = opened.tokenizer, opened.card.score or ScoreScale()
     template = find_template(tokenizer, part.template)
+    if first is not None:
+        read(first, "", tokenizer, template)
     raw = scorer_of(
         opened.model,
         in_compute_dtype(opened.model, opened.params, opened.config.compute),

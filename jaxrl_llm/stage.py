@@ -241,7 +241,7 @@ def write_sample(
     step, longest = int(state.step), min(SAMPLE_TOKENS, config.model.context - len(prompt))
     if longest < 1:
         return
-    weights = parts.whole(parts.shown(state))["policy"]
+    weights = parts.whole(parts.shown(state), "policy")
     found, _ = sampler(weights, [prompt], max_new_tokens=longest, seed=(config.seed + step) % 2**32)
     text, asked = tokenizer.decode(found[0][0].tokens, continued=len(prompt) > 1), tokenizer.decode(prompt)
     if is_main():

@@ -75,6 +75,8 @@ def evaluate_task(
     size = built.size("test") if problems is None else problems
     shared: dict[str, Any] = {"task": built, "problems": size or PROBLEMS, "max_new_tokens": longest, "seed": seed}
     shared |= {"slots": batch_size or SLOTS, "template": template}
+    if before is not None:
+        find_model(before)  # an error comes before the work
     opened = open_model(path)
     scorer = None if reward is None else open_reward(reward, opened, batch_size or SLOTS)
     alone = answer(opened, "greedy", **shared)

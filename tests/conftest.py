@@ -11,6 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_cpu_collective_call_terminate_timeout_seconds=600"
+    + " --xla_cpu_enable_concurrency_optimized_scheduler=false"  # see runtime.start
     + " --xla_backend_optimization_level=0"  # models are tiny here: compiling them takes longer than running them
 )
 

@@ -26,7 +26,7 @@ def update(step: int, kind: str, **more: Any) -> Row:
     row = {
         "step": step, "split": "train", "loss": 0.1, "lr": 1e-5, "tokens": 64 * step, "round": float(number),
         "score": 0.4 + 0.4 * share, "score_std": 0.3, "kl": 6 * share, "kl_k3": 6.5 * share, "kl_coef": 0.05,
-        "entropy": 0.3, "approx_kl": 0.001, "length": 50.0, "ended": 0.975, "reward/grade": 0.5 + 0.4 * share,
+        "entropy": 0.3, "approx_kl_k3": 0.001, "length": 50.0, "ended": 0.975, "reward/grade": 0.5 + 0.4 * share,
         "reward/brevity": -10.0, "reward/combined": 0.7, "sample_s": 9.0 if number == 0 else 2.0, "score_s": 0.25,
         "prepare_s": 0.75, "step_ms": 1000.0, "data_wait_ms": 750.0, "clip_fraction": 0.05,
     }  # fmt: skip

@@ -74,11 +74,11 @@ def test_what_is_opened_is_what_was_trained(runs: Runs, tmp_path: Path, name: st
     checkpoints = Checkpoints(runs(name), None)
     saved = checkpoints.restore(4, there.parts.template).state
     role = next(iter(there.parts.algo.trained))
-    fixed = there.parts.complete(saved.fixed, {role: there.parts.whole(there.state)[role]})
+    fixed = there.parts.complete(saved.fixed, {role: there.parts.whole(there.state, role)})
     weights = there.parts.roles(saved.params, fixed)[role]
     there.data.source.close()
     np.testing.assert_allclose(scores, answer_scores(there.parts.models[role], weights, store), atol=2e-4)
-    base = answer_scores(there.parts.models[role], there.parts.whole(there.state)[role], store)
+    base = answer_scores(there.parts.models[role], there.parts.whole(there.state, role), store)
     assert np.abs(scores - base).max() > 1e-2
     assert main(["export", str(runs(name)), str(tmp_path / "out")]) == 0
     again = open_model(tmp_path / "out", head=None)

@@ -130,9 +130,9 @@ def test_what_is_longer_than_the_context_is_cut_and_counted(runs: Runs) -> None:
     assert first == score(asked("cod dew " * 20 + "ash bay cod " * 14), ["oak"])[0]
     score(long * 3, ["oak", "elm", "fig"])
     score(PROMPTS, TEXTS)
+    assert score(long, ["oak"])[0] == first
     assert [text.partition(" answers")[0] for text in said] == ["1 of 1", "2 of 2", "5 of 5"]
     assert f"the 128 tokens that the reward model {runs('reward')} reads" in said[0]
-    assert score(long, ["oak"])[0] == first
 
 
 def test_text_that_was_gone_on_with_is_one_document() -> None:

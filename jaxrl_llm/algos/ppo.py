@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from jaxrl_llm.core import rollouts
 from jaxrl_llm.core.advantages import gae, token_rewards
 from jaxrl_llm.core.means import mean_of
-from jaxrl_llm.core.surrogate import clipped, distance_metrics, is_clipped, log_ratio
+from jaxrl_llm.core.surrogate import clipped, distance_metrics, is_clipped, k3_of_ratio, log_ratio
 from jaxrl_llm.core.whitening import mean_and_variance, whiten
 from jaxrl_llm.schema import schema
 from jaxrl_llm.types import Algo, Head, Mean, Model, Params, Rollouts, Tokens, TokenScores
@@ -77,8 +77,11 @@ def build(config: PpoConfig, models: Mapping[str, Model], temperature: float = 1
         """L_policy + c_v·L_value − c_e·entropy + c_x·NLL of pretraining text, each a mean over tokens, nats.
 
             L_policy = mean max(−A·ratio, −A·clip(ratio, 1 − ε, 1 + ε))           ratio = exp(log π − log π_old)
-                    or mean −A·ratio + β_p (log π_old − log π)                    with surrogate=kl_penalty
+                    or mean −A·ratio + β_p (ratio − 1 − log ratio)                with surrogate=kl_penalty
             L_value  = ½ mean max((V − Ret)², (clip(V, V_old ± ε_v) − Ret)²)
+
+        The last estimates KL(π_old ‖ π) as mean(log π_old − log π) does (k1), which fails here: over the very tokens that
+        several epochs learn from it becomes negative, and its gradient only makes them likelier.
 
         Row of the data: prompt "Who wrote Faust?", answer "Goethe", score 0.7, which came with its last token.
         """
@@ -92,7 +95,7 @@ def build(config: PpoConfig, models: Mapping[str, Model], temperature: float = 1
             policy_BT = clipped(ratio_BT, advantage_BT, config.clip, config.dual_clip)
         else:
             assert batch.penalty_coef_B is not None, "the source fills it"
-            policy_BT = -advantage_BT * ratio_BT - batch.penalty_coef_B[:, None] * log_ratio_BT
+            policy_BT = -advantage_BT * ratio_BT + batch.penalty_coef_B[:, None] * k3_of_ratio(log_ratio_BT)
         value_BT = value_loss(values(params, batch.tokens), batch, config.value_clip)
         terms = {
             "policy": mean_of(policy_BT, weights_BT),

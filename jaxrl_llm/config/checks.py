@@ -182,7 +182,7 @@ def _rollout(config: Config) -> Iterator[Problem]:
                 ("training", "batch_size"),
                 f"{training.batch_size} does not divide rollout.prompts x rollout.n, which are {answers} answers",
             )
-        if config.length > config.model.context:
+        if isinstance(config.data, PromptDataConfig) and config.length > config.model.context:
             yield Problem(
                 ("rollout", "max_prompt_tokens"),
                 f"{config.length} tokens with rollout.max_new_tokens are more than model.context, "

@@ -99,7 +99,7 @@ def _defaults(config: Any, default: Any) -> dict[str, Any]:
 
 
 def dump(resolved: "Resolved") -> str:
-    """The whole config as YAML, every key that is read, with a comment on where each value that is no default came from.
+    """The whole config as YAML, every key that is read, and where each that is no default came from.
 
     `load` reads it back to an equal Config, with no other file needed.
     """

@@ -30,6 +30,11 @@ def is_clipped(ratio: Array, advantage: Array, epsilon: float) -> Array:
     return (outside & (advantage != 0)).astype(jnp.float32)
 
 
+def k3_of_ratio(log_ratio: Array) -> Array:
+    """ratio − 1 − log ratio of tokens that π_old drew: an estimate of KL(π_old ‖ π), nats a token, never below 0."""
+    return jnp.expm1(log_ratio) - log_ratio
+
+
 def distance_metrics(log_ratio: Array, weights: Array) -> dict[str, Mean]:
     """How far the policy has come since the answers were written.
 
@@ -40,5 +45,5 @@ def distance_metrics(log_ratio: Array, weights: Array) -> dict[str, Mean]:
     return {
         "ratio": mean_of(ratio, weights),
         "approx_kl": mean_of(-log_ratio, weights),
-        "approx_kl_k3": mean_of(jnp.expm1(log_ratio) - log_ratio, weights),
+        "approx_kl_k3": mean_of(k3_of_ratio(log_ratio), weights),
     }

@@ -78,7 +78,7 @@ def conversations_alone(prompts: Sequence[Prompt]) -> bool:
         text = next(prompt for prompt in prompts if isinstance(prompt, str))
         raise UserError(
             f"some prompts are conversations, and others text to go on with: {text!r:.60}\n"
-            "  mend: --chat takes each text as what a user says; or ask for them apart"
+            "  mend: write all of them alike, or ask for them apart; of `generate`, --chat takes each text as a user's"
         )
     return kinds == {False}
 
@@ -123,4 +123,6 @@ def _of_row(row: dict[str, Any], origin: str) -> PromptRow:
         raise UserError(f'{origin}: {error}\n  mend: a row like {{"prompt": "..."}}, or with messages') from error
     if messages[-1]["role"] == "assistant":
         raise UserError(f"{origin}: the assistant's turn is the last one already, so there is nothing to answer")
+    if messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
+        raise UserError(f"{origin}: no user says anything last, so there is nothing to answer")
     return PromptRow(messages, origin, safety)

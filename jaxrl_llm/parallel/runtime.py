@@ -10,6 +10,11 @@ import jax
 from jaxrl_llm.parallel.distributed import join
 
 
+# Loaded from the compilation cache, programs of several simulated devices may take collectives that do not depend on
+# each other in different orders on different devices, and wait for ever; without this scheduler they have not.
+SIMULATED, SCHEDULER = "--xla_force_host_platform_device_count", "--xla_cpu_enable_concurrency_optimized_scheduler"
+
+
 def start() -> None:
     """To be called once, before anything else of jax.
 
@@ -19,6 +24,8 @@ def start() -> None:
     Raises:
         UserError: see `distributed.join`.
     """
+    if SIMULATED in (flags := os.environ.get("XLA_FLAGS", "")) and SCHEDULER not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {SCHEDULER}=false"
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every save
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "compiled"))

@@ -30,7 +30,7 @@ SMALL = 9  # points, of labels in small panels
 HEALTH = {  # metric -> title, unit, factor, decimal places; the first six that there are
     "entropy": ("Entropy", "nats a token", 1, 3),
     "clip_fraction": ("Clipped", "% of the tokens", 100, 1),
-    "approx_kl": ("KL from the policy that wrote", "nats", 1, 4),
+    "approx_kl_k3": ("KL from the policy that wrote", "nats", 1, 4),
     "explained_variance": ("Critic", "explained variance", 1, 2),
     "length": ("Length", "tokens an answer", 1, 1),
     "ended": ("Ended by themselves", "% of the answers", 100, 1),

@@ -108,7 +108,7 @@ class PenaltyConfig:
     coef: float = Field(default=1.0, gt=0.0)
     """The first β; it doubles above 1.5 x target and halves below target/1.5."""
     target: float = Field(default=0.01, gt=0.0)
-    """Nats a token, mean over the updates of a round's last epoch."""
+    """Nats a token, the mean of approx_kl_k3 over the updates of a round's last epoch."""
 
 
 @schema
@@ -137,7 +137,7 @@ class RolloutConfig:
     kl: KlConfig = KlConfig()
     penalty: PenaltyConfig = PenaltyConfig()
     stop_kl: float | None = Field(default=None, gt=0.0)
-    """A round ends early when approx_kl of an update is above this: nats a token, of RLOO an answer."""
+    """A round ends early when approx_kl_k3 of an update is above this: nats a token, of RLOO an answer."""
     samples_every: int = Field(default=10, ge=1)
     """Rounds between samples with their rewards."""
     samples: int = Field(default=8, ge=0)

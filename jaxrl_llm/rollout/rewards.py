@@ -88,7 +88,7 @@ def compose(parts: Mapping[str, np.ndarray], written: Written, config: RewardsCo
         score_B = np.clip(score_B, -config.clip, config.clip)
     penalties = {name: part for name, part in config.parts.items() if isinstance(part, LengthPenaltyConfig)}
     for name, part in penalties.items():
-        given[name] = -np.maximum(written.lengths_B - part.free, 0).astype(np.float32)
+        given[name] = np.minimum(part.free - written.lengths_B, 0).astype(np.float32)
         score_B = score_B + part.weight * given[name].astype(np.float64)
     if config.missing_end != "none":
         instead_B = config.missing_end_value + (score_B if config.missing_end == "add" else 0.0)

@@ -11,7 +11,7 @@ from jaxrl_llm.rollout.alarms import Alarms
 from jaxrl_llm.rollout.config import RolloutConfig
 from jaxrl_llm.types import Json
 
-WATCHED = ("kl", "approx_kl", "entropy")  # metrics of updates, of those that the algorithm has
+WATCHED = ("kl", "approx_kl_k3", "entropy")  # metrics of updates, of those that the algorithm has
 
 
 class Steering:
@@ -34,7 +34,7 @@ class Steering:
         """Keeps an update's metrics, unfetched; whether to end the round, for which `stop_kl` alone fetches one."""
         self._seen.append({name: metrics[name] for name in WATCHED if name in metrics})
         limit = self._config.stop_kl
-        return limit is not None and float(metrics["approx_kl"]) > limit
+        return limit is not None and float(metrics["approx_kl_k3"]) > limit
 
     def end_round(self, round: int) -> None:
         """After a round's last update: the coefficients of the next one.  Once more, it does nothing."""
@@ -49,7 +49,7 @@ class Steering:
         if self._kl_penalty:
             epoch = self._mini_batches
             last = seen[(len(seen) - 1) // epoch * epoch :]  # the last epoch, which came farthest
-            far = _means(last)["approx_kl"]
+            far = _means(last)["approx_kl_k3"]
             self.penalty_coef = doubling_coefficient(self.penalty_coef, far, self._config.penalty.target)
 
     def state(self) -> Json:

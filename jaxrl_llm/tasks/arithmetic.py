@@ -12,6 +12,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -102,19 +103,30 @@ def sft_rows(
 
 
 def pair_rows(
-    n: int, seed: int, split: Split = "train", difficulty: Difficulty = 1, largest: int = LARGEST
+    n: int,
+    seed: int,
+    split: Split = "train",
+    difficulty: Difficulty = 1,
+    largest: int = LARGEST,
+    forgets: float = 0.0,
 ) -> Iterator[dict[str, str]]:
     """Rows to train a reward model on, {"prompt", "chosen", "rejected"}; arguments as of `problems`.
 
     The rejected answer tells the same story and slips in one sum, whichever it is: a carry is forgotten, or the result
-    is off by one or by ten.  It goes on with that, so that it ends in a wrong number.
+    is off by one or by ten.  It goes on with that, so that it ends in a wrong number.  `forgets` is the share of the
+    problems with a carry where just that is forgotten: what a policy trained on `sft_rows` is to be told of.
     """
     rng, slips = random.Random(f"{seed}/{split}/{difficulty}/pairs"), random.Random(f"{seed}/slips")
     for _ in range(n):
         numbers = draw(rng, split, _steps(rng, difficulty), largest)
         told = rng.getrandbits(64)
         chosen = tell(random.Random(told), numbers)
-        rejected = tell(random.Random(told), numbers, _slip(slips, slips.randrange(len(numbers.operators))))
+        carries = _carries(numbers)
+        if carries and slips.random() < forgets:
+            slip = _slip(slips.choice(carries), uncarried)
+        else:
+            slip = _slip(slips.randrange(len(numbers.operators)), partial(_off, slips))
+        rejected = tell(random.Random(told), numbers, slip)
         yield {"prompt": chosen.question, "chosen": chosen.answer, "rejected": rejected.answer}
 
 
@@ -149,18 +161,32 @@ def uncarried(total: int, operator: str, operand: int) -> int:
     return sum(column % 10 * 10**place for place, column in enumerate(lower)) + first * 10 ** len(lower)
 
 
-def _slip(rng: random.Random, at: int) -> Compute:
+def _carries(numbers: Sum) -> list[int]:
+    """Which of the sums have a carry."""
+    found, total = [], numbers.operands[0]
+    for index, (operator, operand) in enumerate(zip(numbers.operators, numbers.operands[1:], strict=True)):
+        right = exact(total, operator, operand)
+        if uncarried(total, operator, operand) != right:
+            found.append(index)
+        total = right
+    return found
+
+
+def _slip(at: int, wrong: Compute) -> Compute:
     """An author who is wrong in the sum of number `at`."""
     steps = itertools.count()
 
     def compute(total: int, operator: str, operand: int) -> int:
-        right = exact(total, operator, operand)
-        if next(steps) != at:
-            return right
-        wrong = {uncarried(total, operator, operand), right - 10, right - 1, right + 1, right + 10} - {right}
-        return rng.choice(sorted(number for number in wrong if number >= 0))
+        return (wrong if next(steps) == at else exact)(total, operator, operand)
 
     return compute
+
+
+def _off(rng: random.Random, total: int, operator: str, operand: int) -> int:
+    """A wrong result: without a carry, or off by one or by ten."""
+    right = exact(total, operator, operand)
+    wrong = {uncarried(total, operator, operand), right - 10, right - 1, right + 1, right + 10} - {right}
+    return rng.choice(sorted(number for number in wrong if number >= 0))
 
 
 def _steps(rng: random.Random, difficulty: Difficulty) -> int:

@@ -7,12 +7,13 @@ from jaxrl_llm.errors import UserError
 from jaxrl_llm.verbs import add_config
 
 STEPS = {
-    "train": "any config",
+    "train": "any config without rollouts",
     "sft": "fine-tuning",
     "reward": "a reward model, two answers a prompt",
     "dpo": "DPO",
 }
-HELP = "measure a training step, the loop around it, or the sampler"
+ROUNDS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
+HELP = "measure a training step, a round of rollouts, the loop around a step, or the sampler"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--prompt-length", type=int, default=256, help="tokens, but of text (default 256)")
         one.add_argument("--answer-length", type=int, default=256, help="tokens, but of text (default 256)")
         steps.append(one)
+    for name, of in ROUNDS.items():
+        one = what.add_parser(name, help=f"rounds of {of}: seconds to sample, score, prepare and update")
+        add_config(one)
+        one.add_argument("--rounds", type=int, default=5, help="rounds that are timed (default 5)")
+        one.add_argument("--warmup", type=int, default=2, help="rounds before those that are timed (default 2)")
+        one.add_argument("--prompt-length", type=int, default=256, help="tokens of a prompt (default 256)")
+        one.add_argument("--answer-length", type=int, default=256, help="tokens of an answer (default 256)")
     loop = what.add_parser("loop", help="the host's own time around a step that does nothing")
     for one in (*steps, loop):
         add_config(one)
@@ -42,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print; returns 0."""
     began = time.perf_counter()
-    numbers = ("steps", "warmup", "prompts", "prompt_length", "answer_length", "new_tokens", "n", "slots")
+    numbers = ("steps", "rounds", "warmup", "prompts", "prompt_length", "answer_length", "new_tokens", "n", "slots")
     for name in numbers:
         if getattr(args, name, 1) < 1:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1")
@@ -56,12 +64,13 @@ def run(args: argparse.Namespace) -> int:
 
     runtime.start()
     config = resolve(args.config, args.overrides).config
+    refuse_other_kind(args.what, args.config, config.algo.kind)
     if args.what in STEPS:
-        if args.what not in ("train", config.algo.kind):
-            raise UserError(
-                f"{args.config} has algo.kind={config.algo.kind}\n  mend: bench {config.algo.kind}, or train"
-            )
         rows = benchmarks.bench_train(config, args.steps, args.warmup, began, args.prompt_length, args.answer_length)
+    elif args.what in ROUNDS:
+        rows = benchmarks.bench_rollouts(
+            config, args.rounds, args.warmup, args.prompt_length, args.answer_length, began
+        )
     elif args.what == "loop":
         rows = benchmarks.bench_loop(config, args.steps)
     else:
@@ -70,6 +79,14 @@ def run(args: argparse.Namespace) -> int:
         )
     print_table(f"bench {args.what}: {args.config}", rows)
     return 0
+
+
+def refuse_other_kind(what: str, config: str, kind: str) -> None:
+    """A UserError where this is not what can be measured of a config of this `algo.kind`."""
+    if what == "sample" or what == kind or (what in ("train", "loop") and kind not in ROUNDS):
+        return
+    mend = f"bench {kind}" if kind in STEPS or kind in ROUNDS else "bench train"
+    raise UserError(f"{config} has algo.kind={kind}, which `bench {what}` does not measure\n  mend: {mend}")
 
 
 def parse_spread(text: str) -> tuple[int, int]:

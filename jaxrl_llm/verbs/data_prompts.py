@@ -10,6 +10,7 @@ from jaxrl_llm.config import Config
 from jaxrl_llm.data.build import build_store
 from jaxrl_llm.data.config import PromptDataConfig
 from jaxrl_llm.data.tokenizers import Tokenizer
+from jaxrl_llm.parallel import runtime
 from jaxrl_llm.rollout.prompts import Prompt, keep_fitting
 from jaxrl_llm.rollouts import open_prompts
 from jaxrl_llm.training.console import printable
@@ -40,6 +41,7 @@ def inspect_prompts(config: Config, n: int, console: Console) -> None:
 
 
 def _open(config: Config) -> tuple[Tokenizer, list[Prompt]]:
+    runtime.start()
     start = begin(config)
     assert isinstance(config.data, PromptDataConfig)
     assert start.template is not None, "of prompts there is one"

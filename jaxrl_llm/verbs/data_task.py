@@ -22,10 +22,10 @@ WITHOUT_END = 10_000  # rows of a task that could go on for ever
 
 @schema
 class ForgetfulConfig(ArithmeticConfig):
-    """Word problems whose answers are by an author who makes mistakes; see `sft_rows`."""
+    """Word problems whose answers are by an author who makes mistakes."""
 
     forgets: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of sums with a carry in which it is forgotten."""
+    """How many of them are forgotten carries; see `sft_rows` and `pair_rows`."""
 
 
 def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -35,14 +35,13 @@ def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         UserError: there is no such task, key or value; or the task has no such rows, or not so many.
     """
     config = _config(args)
-    if args.rows == "pairs" and not isinstance(config, ArithmeticConfig):
+    if args.rows == "pairs" and not isinstance(config, ForgetfulConfig):
         raise UserError(f"{args.kind} has one answer a problem, so there are no pairs of it\n  mend: --rows sft")
     task = build_task(config)
     n, seed, split = _number(args, task), args.seed, args.split
-    if args.rows == "pairs":
-        return pair_rows(n, seed, split, config.difficulty, config.largest)
     if isinstance(config, ForgetfulConfig):
-        return sft_rows(n, seed, split, config.difficulty, config.largest, config.forgets)
+        rows = {"sft": sft_rows, "pairs": pair_rows}[args.rows]
+        return rows(n, seed, split, config.difficulty, config.largest, config.forgets)
     row = {"sft": _sft_row, "problems": _problem_row}[args.rows]
     return map(row, task.examples(split, n, seed))
 
@@ -53,7 +52,7 @@ def _config(args: argparse.Namespace) -> Any:
         near = difflib.get_close_matches(args.kind, known, n=1)
         mend = f"did you mean {near[0]}?" if near else f"there is: {', '.join(known)}"
         raise UserError(f"unknown task {args.kind!r}\n  mend: {mend}")
-    wanted = ForgetfulConfig if (args.kind, args.rows) == ("arithmetic", "sft") else known[args.kind]
+    wanted = ForgetfulConfig if args.kind == "arithmetic" and args.rows != "problems" else known[args.kind]
     return build(wanted, [parse_overrides(args.overrides)], {})[0]
 
 

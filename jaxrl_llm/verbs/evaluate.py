@@ -24,47 +24,36 @@ LEAST |= {"max_length": 2, "seed": 0}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="a run directory, RUN/checkpoints/STEP, or a directory of Hugging Face or PEFT"
-    )
-    parser.add_argument("--suite", required=True, choices=tuple(OPTIONS))
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        metavar="FILE",
-        help="files of RewardBench, of LLMBar, or of preferences as one trains on; perplexity: texts, each a domain",
-    )
-    parser.add_argument("--out", metavar="DIR", help="write report.md, report.json, plots and scores.jsonl there")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at a time; default: 16, of a task 64")
-    parser.add_argument("--limit", type=int, metavar="N", help="only N questions a subset, or N rows a text")
-    parser.add_argument("--template", metavar="NAME", help="a chat template or a file; default: the model's")
-    rewardbench = parser.add_argument_group("rewardbench")
-    rewardbench.add_argument(
-        "--reference",
-        metavar="MODEL",
-        help="of a language model, what its log-probabilities are compared with; default: what it was trained from; "
-        "none: nothing",
-    )
-    rewardbench.add_argument("--beta", type=float, help="of that reward; default: the one it was trained with, or 0.1")
+    parser.usage = "jaxrl-llm evaluate MODEL --suite SUITE [OPTION ...]"
+    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, a directory of Hugging Face or PEFT")
+    parser.add_argument("--suite", required=True, choices=tuple(OPTIONS), metavar="SUITE", help=", ".join(OPTIONS))
+    parser.add_argument("--data", nargs="+", metavar="FILE", help="of all suites but tasks; a text is a domain")
+    parser.add_argument("--out", metavar="DIR", help="write report, plots and scores.jsonl there")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at a time: 16, of a task 64")
+    parser.add_argument("--limit", type=int, metavar="N", help="questions a subset, or rows a text")
+    parser.add_argument("--template", metavar="NAME", help="or a file; default: the model's")
+    rewardbench = parser.add_argument_group("rewardbench (also LLMBar, and preferences as one trains on)")
+    rewardbench.add_argument("--reference", metavar="MODEL", help="default: what it was trained from; none: nothing")
+    rewardbench.add_argument("--beta", type=float, help="of that reward; default: as trained, or 0.1")
     rewardbench.add_argument("--max-length", type=int, metavar="N", help="tokens of a text; default: the context")
     rewardbench.add_argument("--holdout-rows", type=int, metavar="N", help="only the last N rows of each file")
     perplexity = parser.add_argument_group("perplexity")
     perplexity.add_argument("--length", type=int, metavar="T", help="tokens of a row; default: the context")
-    perplexity.add_argument("--field", metavar="NAME", help="of JSON rows, that holds the text; default: text")
+    perplexity.add_argument("--field", metavar="NAME", help="of JSON rows, with the text; default: text")
     task = parser.add_argument_group("task")
     task.add_argument(
         "--task",
         nargs="+",
         metavar=("KIND", "KEY=VALUE"),
-        help="arithmetic difficulty=1, or gsm8k path=FILE test_path=FILE; default: the task of the model's config",
+        help="e.g. arithmetic difficulty=1, gsm8k test_path=FILE; default: the task of the model's config",
     )
-    task.add_argument("--problems", type=int, metavar="N", help="default: all of them, or 2000 of a task without end")
-    task.add_argument("--n", type=int, metavar="N", help="samples of each besides the greedy answer: pass@k and maj@k")
+    task.add_argument("--problems", type=int, metavar="N", help="default: all, or 2000 where there is no end")
+    task.add_argument("--n", type=int, metavar="N", help="samples of each: pass@k and maj@k")
     task.add_argument("--temperature", type=float, metavar="T", help="of the samples; default: 1")
-    task.add_argument("--max-new-tokens", type=int, metavar="N", help="longest answer; default: as trained, or 256")
-    task.add_argument("--seed", type=int, metavar="N", help="which problems, and of the samples; default: 0")
-    task.add_argument("--reward", metavar="MODEL", help="a reward model: the best of k samples by its score")
-    task.add_argument("--before", metavar="MODEL", help="compare with this model's greedy answers to the same problems")
+    task.add_argument("--max-new-tokens", type=int, metavar="N", help="default: as trained, or 256")
+    task.add_argument("--seed", type=int, metavar="N", help="of problems and samples; default: 0")
+    task.add_argument("--reward", metavar="MODEL", help="a reward model: best of k samples by its score")
+    task.add_argument("--before", metavar="MODEL", help="whose greedy answers are compared")
 
 
 def run(args: argparse.Namespace) -> int:

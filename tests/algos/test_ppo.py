@@ -85,7 +85,7 @@ def looped(temperature: float = 1.0, **options: Any) -> dict[str, Any]:
     if c.dual_clip is not None:
         policy = np.where(used < 0, np.minimum(policy, -c.dual_clip * used), policy)
     if c.surrogate == "kl_penalty":
-        policy = unclipped - 0.4 * log_ratio
+        policy = unclipped + 0.4 * (ratio - 1 - log_ratio)
     now, v_old, ret = flat(answers(by_place(NEW["value"]))), flat(value), flat(returns)
     error = (now - ret) ** 2
     if c.value_clip is not None:

@@ -28,6 +28,7 @@ from jaxrl_llm.algos.simpo import SimpoConfig
 from jaxrl_llm.assemble import make_prepare, state_template
 from jaxrl_llm.models import ComputeConfig, LlamaConfig, build_model
 from jaxrl_llm.parallel.mesh import BATCH_AXES, MeshConfig, make_mesh
+from jaxrl_llm.parallel.runtime import in_turn
 from jaxrl_llm.parallel.specs import map_specs, shardings
 from jaxrl_llm.rollout.rows import from_arrays, lay_out
 from jaxrl_llm.rollout.sampler import Completion
@@ -215,7 +216,11 @@ def build(
         rows = on_mesh(BATCHES[algo.consumes](seed, micro_batches), mesh)
         if algo.consumes is not Rollouts:
             return rows
-        return prepare(state.replace(params=jax.tree.map(lambda x: 0.9 * x, state.params)), rows)  # type: ignore[attr-defined]
+        earlier = state.replace(params=jax.tree.map(lambda x: 0.9 * x, state.params))  # type: ignore[attr-defined]
+        in_turn(earlier)
+        rows = prepare(earlier, rows)
+        in_turn(rows)
+        return rows
 
     return Built(algo, make_step(algo, tx, lambda t: jnp.float32(1e-3), where, ema=0.9), first, batch, prepare)
 

@@ -150,7 +150,7 @@ def test_a_round_that_went_too_far_ends(runs: Runs, tmp_path: Path) -> None:
     given = 0  # updates of this round
     for now, after in itertools.pairwise(found):
         given += 1
-        ends = now["approx_kl"] > 1e-9 or given == 4
+        ends = now["approx_kl_k3"] > 1e-9 or given == 4
         assert (after["round"] > now["round"]) == ends, now["step"]
         given *= not ends
 

@@ -86,7 +86,7 @@ def rows_of(batch: Rollouts) -> list[tuple[int, ...]]:
 
 def met(**values: float) -> dict[str, Any]:
     """Metrics of an update as a step gives them."""
-    return {name: jnp.float32(value) for name, value in {"approx_kl": 0.0, "entropy": 1.0, **values}.items()}
+    return {name: jnp.float32(value) for name, value in {"approx_kl_k3": 0.0, "entropy": 1.0, **values}.items()}
 
 
 def same(a: Any, b: Any) -> None:

@@ -75,6 +75,28 @@ def test_many_completions_of_one_prompt_cost_one_row_of_prefill(one) -> None:
     assert (stats.completions, stats.prefills, stats.prefill_rows) == (16, 1, 1)
 
 
+def test_calls_of_one_room_run_the_same_programs(one) -> None:
+    """However many of their prompts are long, and however long."""
+    model, params = one
+    traced: list[tuple[int, ...]] = []
+
+    def prefill(weights, tokens_PT, lengths_P):
+        traced.append(tokens_PT.shape)
+        return model.decoder.prefill(weights, tokens_PT, lengths_P)
+
+    def decode(weights, tokens_B, cache, active_B):
+        traced.append(cache.keys[0].shape[:2])
+        return model.decoder.decode(weights, tokens_B, cache, active_B)
+
+    decoder = dataclasses.replace(model.decoder, prefill=prefill, decode=decode)
+    sampler = sampler_of(dataclasses.replace(model, decoder=decoder), cache_step=8)
+    for lengths in ([3, 3, 3, 20, 20], [9, 17, 31, 32, 18], [16, 16, 16, 16, 16], [1, 1, 1, 1, 30]):
+        prompts = [list(range(3, 3 + length)) for length in lengths]
+        _, stats = sampler(params, prompts, max_new_tokens=4, seed=0, room=36)
+        assert stats.prefills == 5
+    assert sorted(traced) == [(3, 16), (3, 32), (3, 40)]
+
+
 def test_the_same_on_a_mesh_of_eight(one) -> None:
     model, params = one
     found, _ = sampler_of(model, slots=4)(params, PROMPTS, n=2, max_new_tokens=LONGEST, seed=1)

@@ -234,7 +234,7 @@ def test_a_run_that_goes_on_has_the_same_bits(served: int, tmp_path: Path) -> No
 
     def update(source: RolloutSource, number: int) -> Any:
         batch, metrics = source.next(state_of(number))
-        source.observe(met(kl=2.0 + 0.01 * number, approx_kl=0.01, entropy=1.0 + number))
+        source.observe(met(kl=2.0 + 0.01 * number, approx_kl_k3=0.01, entropy=1.0 + number))
         return batch, {name: x for name, x in metrics.items() if not name.endswith("_s")}
 
     for number in range(served):

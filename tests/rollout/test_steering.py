@@ -27,7 +27,7 @@ def test_the_penalty_follows_the_last_epoch() -> None:
     for far, expected in [([9.0, 9.0, 0.2, 0.2], 2.0), ([9.0, 9.0, 0.1, 0.1], 2.0), ([9.0, 9.0, 0.0, 0.1], 1.0)]:
         for approx_kl in far:
             source.next(state_of(0))
-            source.observe(met(approx_kl=approx_kl))
+            source.observe(met(approx_kl_k3=approx_kl))
         saved, _ = source.state()
         assert saved["steering"]["penalty_coef"] == expected
     batch, metrics = source.next(state_of(0))
@@ -41,7 +41,7 @@ def test_a_round_ends_early_when_the_policy_is_too_far() -> None:
     rounds = []
     for approx_kl in (0.1, 0.6, 0.1, 0.1, 0.5, 0.4, 0.1):
         rounds.append(source.next(state_of(0))[1]["round"])
-        source.observe(met(approx_kl=approx_kl))
+        source.observe(met(approx_kl_k3=approx_kl))
     assert rounds == [0, 0, 1, 1, 1, 1, 2]
 
 

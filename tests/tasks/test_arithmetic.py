@@ -164,6 +164,28 @@ def test_the_rejected_answer_of_a_pair_has_one_wrong_sum_and_ends_wrong() -> Non
     assert {-10, -1, 1, 10} < off
 
 
+def test_rejected_answers_forget_a_carry_as_often_as_is_said() -> None:
+    def slips(forgets: float) -> list[bool]:
+        """Of each pair whose problem has a carry: whether the wrong sum is one that was worked without it."""
+        found = []
+        for row in pair_rows(500, 0, "train", 2, forgets=forgets):
+            sums = [
+                (uncarried(int(a), sign, int(b)), int(result))
+                for a, sign, b, result in re.findall(r"<<(\d+)([-+*])(\d+)=(\d+)>>", row["chosen"])
+            ]
+            if any(without != right for without, right in sums):
+                wrong = re.findall(r"<<(\d+)([-+*])(\d+)=(-?\d+)>>", row["rejected"])
+                at = next(n for n, each in enumerate(check(row["rejected"])) if not each.right)
+                a, sign, b, result = wrong[at]
+                found.append(uncarried(int(a), sign, int(b)) == int(result))
+        return found
+
+    never, mostly, always = map(slips, (0.0, 0.7, 1.0))
+    assert all(always)
+    assert 0.1 < sum(never) / len(never) < 0.5
+    assert 0.7 < sum(mostly) / len(mostly) < 0.9
+
+
 def test_pairs_are_the_same_for_the_same_seed_and_of_their_split() -> None:
     assert list(pair_rows(20, seed=3)) == list(pair_rows(20, seed=3)) != list(pair_rows(20, seed=4))
     for row in pair_rows(20, seed=3, split="test"):

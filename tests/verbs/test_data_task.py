@@ -40,8 +40,10 @@ def test_rows_to_fine_tune_on(write: Write) -> None:
 
 
 def test_pairs(write: Write) -> None:
-    found = write("arithmetic", "-n", "20", "--rows", "pairs", "--seed", "5", "difficulty=2", "largest=90")
-    assert found == list(pair_rows(20, 5, "train", 2, 90))
+    found = write(
+        "arithmetic", "-n", "20", "--rows", "pairs", "--seed", "5", "difficulty=2", "largest=90", "forgets=.7"
+    )
+    assert found == list(pair_rows(20, 5, "train", 2, 90, 0.7))
 
 
 def test_problems_are_prompts_with_their_values(write: Write, tmp_path: Path) -> None:
@@ -70,7 +72,7 @@ def test_a_task_of_a_file(write: Write, gsm8k: str) -> None:
         ("arithmetics --rows sft", "did you mean arithmetic?"),
         ("chess --rows sft", "there is: arithmetic, gsm8k"),
         ("arithmetic --rows sft forget=0.7", "forget: unknown key, did you mean forgets"),
-        ("arithmetic --rows pairs forgets=0.7", "forgets: unknown key"),
+        ("arithmetic --rows problems forgets=0.7", "forgets: unknown key"),
         ("arithmetic --rows sft forgets=1.5", "forgets: expected at most 1, found the number 1.5"),
         ("arithmetic --rows problems difficulty=[3,1]", "not [3, 1]"),
         ("arithmetic --rows problems difficulty=x", "difficulty: "),

@@ -144,6 +144,8 @@ def test_what_is_refused(
     lone = (*problems, "--max-new-tokens", "4", "--n", "2")
     assert "holds a language model, and a reward model is wanted" in refused(*lone, "--reward", runs("sft"))
     assert "no language model" in refused(*problems, model=runs("reward"))
-    assert "there is no run" in refused(*problems, "--max-new-tokens", "4", "--before", tmp_path / "nowhere")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxrl_llm.task_evaluation.answer", lambda *_, **__: pytest.fail("answered"))
+        assert "nowhere: there is no run" in refused(*problems, "--before", tmp_path / "nowhere")
     assert main(["evaluate", str(guesser), "--suite", "perplexity"]) == 2
     assert "--suite perplexity needs --data" in capsys.readouterr().err

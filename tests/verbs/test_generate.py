@@ -130,6 +130,8 @@ def test_what_is_refused(generate: Generate, tmp_path: Path, capsys: pytest.Capt
     assert "others text to go on with: 'a'" in refused(*prompts({"prompt": [*USER]}, {"prompt": "a"}))
     ended = [*USER, {"role": "assistant", "content": "cod"}]
     assert "p.jsonl:1: the assistant's turn is the last one already" in refused(*prompts({"messages": ended}))
+    for last in (SYSTEM, [{"role": "user", "content": " "}]):
+        assert "p.jsonl:1: no user says anything last" in refused(*prompts({"prompt": [*last]}))
     assert "p.jsonl:2: expected `prompt`" in refused(*prompts({"prompt": "a"}, {"text": "a"}))
     assert "`prompt[0].role`: expected one of" in refused(*prompts({"prompt": [{"role": "x", "content": "a"}]}))
     (tmp_path / "p.jsonl").write_text("{")

@@ -1,0 +1,185 @@
+"""Lines of a round of rollouts: sample, score, prepare; and the reward models, of which only the shape is read."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from jaxrl_llm.assemble import Assembly, check_divides, weights_template
+from jaxrl_llm.config import Config, load
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.evals.score import row_lengths
+from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
+from jaxrl_llm.models.decoder import cache_sharding
+from jaxrl_llm.models.hf import base_model, describe, is_adapter, is_huggingface
+from jaxrl_llm.models.llama import LlamaConfig, llama_specs
+from jaxrl_llm.models.lora import LoraConfig
+from jaxrl_llm.parallel.specs import SAMPLER_RULES
+from jaxrl_llm.plan.shapes import batch_of, laid_out, one_layer, round_shape, row_length
+from jaxrl_llm.plan.sizes import RESIDENT, Line, Size, on_each, one_at_a_time, size_of
+from jaxrl_llm.plan.update import is_fused, logits_of_a_piece, rows_of
+from jaxrl_llm.rollout.config import ModelRewardConfig
+from jaxrl_llm.rollout.sampler import CACHE_STEP, PREFILL_TOKENS, bucket
+from jaxrl_llm.types import Head, Params
+from jaxrl_llm.workdir import CONFIG
+
+PREPARED = "prepared answers of a round"
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A reward model that a run reads."""
+
+    name: str  # of the part of rollout.rewards.parts
+    model: LlamaConfig
+    head: Head
+    compute: ComputeConfig
+    note: str = ""  # what was taken for granted
+
+
+def reward_models(config: Config) -> list[RewardModel]:
+    """Those that the config names.  One that is not there yet is taken to have the policy's shape, and that is noted.
+
+    Raises:
+        UserError: there is something else in its place.
+    """
+    found = []
+    for name, part in config.rollout.rewards.parts.items():
+        if isinstance(part, ModelRewardConfig):
+            try:
+                found.append(_reward_model(name, Path(part.path), config))
+            except UserError as error:
+                raise UserError(f"rollout.rewards.parts.{name}: {error}") from error
+    return found
+
+
+def _reward_model(name: str, path: Path, config: Config) -> RewardModel:
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path
+    if (folder / CONFIG).is_file():
+        there = load(folder / CONFIG)
+        if "reward" not in there.algo.trained:
+            raise UserError(
+                f"{path}: a run of algo.kind={there.algo.kind}, and a reward model is wanted\n"
+                "  mend: the path of a run of algo.kind=reward"
+            )
+        return RewardModel(name, there.model, there.algo.trained["reward"], there.compute)
+    if is_adapter(path):
+        where, head = base_model(path)
+        return dataclasses.replace(_reward_model(name, Path(where), config), head=head)
+    if is_huggingface(path):
+        said = describe(path)
+        if said.head == "lm":
+            raise UserError(f"{path}: holds a language model, and a reward model is wanted")
+        return RewardModel(name, said.model, said.head, ComputeConfig())
+    if path.exists():
+        raise UserError(f"{path}: there is no run ({CONFIG}) and no Hugging Face model (config.json)")
+    note = f"{path} is not there yet: the reward model `{name}` is taken to have the policy's shape"
+    return RewardModel(name, config.model, "scalar", config.compute, note)
+
+
+def reward_lines(config: Config, parts: Assembly, rewards: list[RewardModel]) -> Iterator[Line]:
+    """Their weights, which stay in the dtype that they compute in."""
+    for reward in rewards:
+        check_divides(reward.model, parts.mesh)
+        weights = size_of(laid_out(llama_specs(reward.model, reward.head), parts.mesh, dtype_of(reward, config)))
+        yield Line(RESIDENT, reward.name, f"weights, fixed ({dtype_of(reward, config).name})", weights)
+
+
+def dtype_of(reward: RewardModel, config: Config) -> jnp.dtype:
+    """What it computes in: its own, where that says nothing what the run's means."""
+    return compute_dtype(config.compute if reward.compute.dtype == "auto" else reward.compute)
+
+
+def round_lines(config: Config, parts: Assembly, rewards: list[RewardModel], answers: Size) -> Iterator[Line]:
+    """What sampling, scoring and preparing have besides; `answers`: of the round, when they are prepared."""
+    yield from _sample(config, parts)
+    yield from _score(config, parts, rewards)
+    yield Line("prepare", "rollouts", PREPARED, answers)
+    yield from _prepare(config, parts)
+
+
+def whole_round(config: Config, parts: Assembly) -> Size:
+    """The prepared answers of a round, which are there until all updates have learnt from them."""
+    return size_of(batch_of(config, parts, *round_shape(config), row_length(config)))
+
+
+def _sample(config: Config, parts: Assembly) -> Iterator[Line]:
+    rollout, mesh, model = config.rollout, parts.mesh, config.model
+    specs, dtype = parts.models["policy"].specs, parts.fixed_dtype
+    yield Line("sample", "policy", "weights put together (float32)", size_of(joined(config, parts, "policy")))
+    layer = size_of(laid_out(one_layer(specs["layers"]), mesh, dtype, SAMPLER_RULES))
+    rest = size_of(laid_out({k: v for k, v in specs.items() if k != "layers"}, mesh, dtype, SAMPLER_RULES))
+    yield Line("sample", "policy", f"sampler's weights ({dtype.name})", layer * model.n_layers + rest)
+    slots = -(-min(rollout.slots, rollout.prompts * rollout.n) // mesh.shape["data"]) * mesh.shape["data"]
+    prompt = row_length(config) - rollout.max_new_tokens
+    whole, new = (-(-n // CACHE_STEP) * CACHE_STEP for n in (prompt + rollout.max_new_tokens, rollout.max_new_tokens))
+    yield Line("sample", "policy", f"KV cache of {slots} slots x {whole}", cache_size(parts, slots, whole))
+    padded = bucket(prompt)
+    prompts = 1 << (max(1, min(slots, PREFILL_TOKENS // padded, rollout.prompts)) - 1).bit_length()
+    yield Line("sample", "policy", f"KV cache of {prompts} prompts x {padded}", cache_size(parts, prompts, padded))
+    vocab, tensor = model.vocab_size, mesh.shape["tensor"] * mesh.shape["fsdp"]
+    logits = 4 * (vocab if vocab % tensor else vocab // tensor)
+    rows = -(-slots // mesh.shape["data"])
+    state = 4 * logits * rows + 4 * rows * new * 3
+    yield Line("sample", "policy", "slots: logits, tokens", on_each(state, mesh.size), exact=False)
+    at_work = forward_layer(
+        model, -(-prompts // mesh.shape["data"]), padded, dtype, tensor, is_fused(config, parts, model)
+    )
+    yield Line("sample", "policy", "a layer at work, prompts", on_each(at_work, mesh.size), exact=False)
+
+
+def joined(config: Config, parts: Assembly, role: str) -> Params:
+    """Of whole weights those that `Assembly.whole` makes anew: with adapters added in, or of layers that were cut."""
+    layers, division = parts.models[role].specs["layers"], parts.divisions[role]
+    if isinstance(config.trainable, LoraConfig):
+        made = {name: layers[name] for name in config.trainable.targets}
+    else:
+        made = {} if "layers" in {**division.specs, **division.fixed_specs} else layers
+    return weights_template(made, parts.mesh)
+
+
+def cache_size(parts: Assembly, rows: int, length: int) -> Size:
+    """Of the keys and values of these rows."""
+    shapes = jax.eval_shape(lambda: parts.models["policy"].decoder.empty_cache(rows, length))
+
+    def placed(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=cache_sharding(x.shape, parts.mesh))
+
+    return size_of(jax.tree.map(placed, (shapes.keys, shapes.values)))
+
+
+def _score(config: Config, parts: Assembly, rewards: list[RewardModel]) -> Iterator[Line]:
+    """Rows of answers as a reward model reads them, whatever its tokens: taken to be as many as the policy's."""
+    rows, tensor = rows_of(config, parts), parts.mesh.shape["tensor"]
+    found = []
+    for reward in rewards:
+        model, longest = reward.model, -(-(row_length(config) + 1) // 64) * 64
+        length = next((n for n in row_lengths(model.context, longest) if n >= longest), model.context)
+        dtype, fused = dtype_of(reward, config), is_fused(config, parts, model)
+        found.append((forward_layer(model, rows, length, dtype, tensor, fused), reward.name, "a layer at work"))
+    yield from one_at_a_time("score", found, parts.mesh.size)
+
+
+def _prepare(config: Config, parts: Assembly) -> Iterator[Line]:
+    rows, length, tensor = rows_of(config, parts), row_length(config), parts.mesh.shape["tensor"]
+    heads, found = {**parts.algo.trained, **parts.algo.frozen}, []
+    for role in parts.models:
+        model = config.model_of(role)
+        layer = forward_layer(model, rows, length, parts.fixed_dtype, tensor, is_fused(config, parts, model))
+        found.append((layer, role, "a layer at work"))
+        if heads[role] == "lm":
+            logits = logits_of_a_piece(config, parts, rows, length)
+            found.append((logits, role, "logits of a piece (float32)"))
+    yield from one_at_a_time("prepare", found, parts.mesh.size)
+
+
+def forward_layer(model: LlamaConfig, rows: int, length: int, dtype: jnp.dtype, tensor: int, fused: bool) -> float:
+    """Bytes of one layer's arrays on one device without a gradient: the residual stream, q, k, v, the MLP, scores."""
+    width, heads = model.channels * (2 * model.n_heads + 2 * model.n_kv_heads), model.n_heads / tensor
+    stream = model.d_model * (3 * dtype.itemsize + 4)
+    inner = (width + 3 * model.d_ff) * dtype.itemsize / tensor
+    scores = 0 if fused else heads * length * (4 + dtype.itemsize)
+    return rows * length * (stream + inner + scores)
