@@ -80,7 +80,7 @@ def build(config: PpoConfig, models: Mapping[str, Model], temperature: float = 1
                     or mean −A·ratio + β_p (ratio − 1 − log ratio)                with surrogate=kl_penalty
             L_value  = ½ mean max((V − Ret)², (clip(V, V_old ± ε_v) − Ret)²)
 
-        The last estimates KL(π_old ‖ π) as mean(log π_old − log π) does (k1), which fails here: over the very tokens that
+        The last estimates KL(π_old ‖ π), as mean(log π_old − log π) does, which fails here: over the very tokens that
         several epochs learn from it becomes negative, and its gradient only makes them likelier.
 
         Row of the data: prompt "Who wrote Faust?", answer "Goethe", score 0.7, which came with its last token.

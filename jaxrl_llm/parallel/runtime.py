@@ -9,7 +9,6 @@ import jax
 
 from jaxrl_llm.parallel.distributed import join
 
-
 # Loaded from the compilation cache, programs of several simulated devices may take collectives that do not depend on
 # each other in different orders on different devices, and wait for ever; without this scheduler they have not.
 SIMULATED, SCHEDULER = "--xla_force_host_platform_device_count", "--xla_cpu_enable_concurrency_optimized_scheduler"
