@@ -18,7 +18,8 @@ from jaxrl_llm.errors import UserError
 from jaxrl_llm.models.hf.peft import refuse_other_adapter
 from jaxrl_llm.models.llama import LlamaConfig
 from jaxrl_llm.models.lora import LoraConfig
-from jaxrl_llm.saved import Base, Card, SavedModel, find_model, starting_role, starting_weights, token_id
+from jaxrl_llm.saved import Base, Card, SavedModel, find_model
+from jaxrl_llm.starting import starting_role, starting_weights, token_id
 from jaxrl_llm.types import Params
 from jaxrl_llm.workdir import has_checkpoint
 

@@ -15,6 +15,7 @@ FLOORS = [
     {"evals"},
     {"config"},
     {
+        "announce",
         "assemble",
         "begin",
         "benchmarks",
@@ -27,6 +28,7 @@ FLOORS = [
         "saved",
         "scorers",
         "stage",
+        "starting",
         "task_evaluation",
         "tasks_eval",
         "workdir",

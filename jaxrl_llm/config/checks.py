@@ -3,14 +3,12 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxrl_llm.algos.ppo import PpoConfig
 from jaxrl_llm.config.problems import Problem
+from jaxrl_llm.config.rollout_checks import check_prompts, check_rollout
 from jaxrl_llm.config.root import Config
 from jaxrl_llm.data.config import CorpusConfig, DataConfig, ExamplesConfig, PromptDataConfig
-from jaxrl_llm.models.critic import CriticConfig
 from jaxrl_llm.models.llama import LlamaConfig
 from jaxrl_llm.models.lora import LoraConfig
-from jaxrl_llm.rollout.config import RolloutConfig
 from jaxrl_llm.types import Labelled, Pairs, Rollouts, Tokens
 
 # What each noun is made of, but for pretraining, which reads text.
@@ -22,10 +20,10 @@ def check(config: Config) -> list[Problem]:
     parts = (
         _model,
         _training,
-        _prompts if isinstance(config.data, PromptDataConfig) else _data,
+        check_prompts if isinstance(config.data, PromptDataConfig) else _data,
         _eval,
         _fits,
-        _rollout,
+        check_rollout,
     )
     return [problem for part in (*parts, _checkpoint) for problem in part(config)]
 
@@ -70,32 +68,6 @@ def _training(config: Config) -> Iterator[Problem]:
         )
     if config.init_optimizer and config.init_from is None:
         yield Problem(("init_optimizer",), "there is nothing to take the optimizer from: set init_from")
-
-
-def _prompts(config: Config) -> Iterator[Problem]:
-    data, blank = config.data, PromptDataConfig()
-    assert isinstance(data, PromptDataConfig)
-    if data.task is None and data.path is None and config.training.steps:
-        yield Problem(("data",), "there are no prompts: set data.task.kind=arithmetic, say, or data.path=FILE")
-    if data.task is not None and data.path is not None:
-        yield Problem(("data", "path"), "data.task asks its own problems: set one of them")
-    for key in ("problems", "problems_seed"):
-        if data.task is None and getattr(data, key) != getattr(blank, key):
-            yield Problem(("data", key), "is of a task, and data.task is not set")
-    if data.task is not None and data.safety:
-        yield Problem(("data", "safety"), "is of data.path; no task is about safety")
-    weight = config.algo.ptx_weight if isinstance(config.algo, PpoConfig) else 0.0
-    if weight and data.pretrain is None:
-        yield Problem(
-            ("algo", "ptx_weight"), f"{weight:g} of the loss of text, and there is none: set data.pretrain.path"
-        )
-    if data.pretrain is not None and not weight:
-        yield Problem(("data", "pretrain"), "is read by algo.kind=ppo with algo.ptx_weight alone, which is 0")
-    if (data.pretrain or config.eval.corpora) and data.pretrain_length > config.model.context:
-        yield Problem(
-            ("data", "pretrain_length"),
-            f"{data.pretrain_length} is longer than model.context, which is {config.model.context}",
-        )
 
 
 def _data(config: Config) -> Iterator[Problem]:
@@ -167,34 +139,6 @@ def _fits(config: Config) -> Iterator[Problem]:
         )
     if config.eval.corpora and "policy" not in algo.trained:
         yield Problem(("eval", "corpora"), "is text for a language model; this run trains a reward model")
-
-
-def _rollout(config: Config) -> Iterator[Problem]:
-    """What rollouts and a critic need, and who has none."""
-    algo, rollout, training = config.algo, config.rollout, config.training
-    if algo.consumes is not Rollouts:
-        if rollout != RolloutConfig():
-            yield Problem(("rollout",), f"is of what learns from its own answers, and algo.kind={algo.kind} does not")
-    else:
-        answers = rollout.prompts * rollout.n
-        if answers % training.batch_size:
-            yield Problem(
-                ("training", "batch_size"),
-                f"{training.batch_size} does not divide rollout.prompts x rollout.n, which are {answers} answers",
-            )
-        if isinstance(config.data, PromptDataConfig) and config.length > config.model.context:
-            yield Problem(
-                ("rollout", "max_prompt_tokens"),
-                f"{config.length} tokens with rollout.max_new_tokens are more than model.context, "
-                f"which is {config.model.context}",
-            )
-        elif rollout.max_new_tokens >= config.model.context:
-            yield Problem(
-                ("rollout", "max_new_tokens"),
-                f"{rollout.max_new_tokens} leave no room for a prompt: model.context is {config.model.context}",
-            )
-    if "value" not in algo.trained and config.critic != CriticConfig():
-        yield Problem(("critic",), f"is of algo.kind=ppo, and algo.kind={algo.kind} has none")
 
 
 def _checkpoint(config: Config) -> Iterator[Problem]:

@@ -52,8 +52,7 @@ def test_killed_anywhere_it_ends_as_the_undisturbed_run(
     command = [sys.executable, "-m", "tests.reliability.killed", where, str(number), str(config)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == -9, done.stdout + done.stderr
-    told = jaxrl("train", config)
-    assert "resuming from step" in told
+    jaxrl("train", config)  # from the last checkpoint that is whole, if there is one
     assert figures(tmp_path / "run") == figures(undisturbed)
     assert samples(tmp_path / "run") == samples(undisturbed)
 

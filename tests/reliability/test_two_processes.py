@@ -1,5 +1,6 @@
 """Two processes of four devices train the run that one process of eight trains."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def test_two_processes_judge_answers_as_one_does(runs: Runs, tmp_path: Path, nam
     assert (ours is None) == (name != "reward")
     if ours is not None:
         assert ours.std == pytest.approx(theirs.std, rel=1e-4)
+
+
+def test_two_processes_write_rate_and_learn_as_one_does(runs: Runs, tmp_path: Path) -> None:
+    """PPO with a reward model, a reference and a critic: every host samples, scores and stops alike."""
+    args = ["mesh.data=2", "mesh.fsdp=4", "training.batch_size=8", "training.steps=3", "rollout.slots=8"]
+    config = runs.config("ppo", tmp_path / "two.yaml")
+    on_two_processes("train", str(config), *args)
+    one = train(runs.config("ppo", tmp_path / "one.yaml"), *args, devices=8)
+    for metric in ("loss", "score", "kl", "length", "ended", "value_loss", "entropy", "kl_coef"):
+        ours, theirs = (column(run, metric) for run in (tmp_path / "two", one))
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6), metric
+    kept = [(run / "samples.jsonl").read_text().splitlines() for run in (tmp_path / "two", one)]
+    assert [json.loads(line)["tokens"] for line in kept[0]] == [json.loads(line)["tokens"] for line in kept[1]]
 
 
 def test_variables_that_do_not_fit_are_refused(tmp_path: Path) -> None:
