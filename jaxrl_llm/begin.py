@@ -31,7 +31,7 @@ class Begin:
     config: Config
     initial: SavedModel | None  # `init_from`; None: random weights, or a run that goes on and needs them no more
     tokenizer: Tokenizer
-    template: Template | None  # of chats and preferences
+    template: Template | None  # None where the data is text
     optimizer: Callable[[Params], Params] | None  # the state of `init_from`'s, if it shall be taken over
     critic: SavedModel | None = None  # `critic.init_from`; None of a run that goes on
 
@@ -66,7 +66,7 @@ def begin(config: Config) -> Begin:
     begun = find_model(workdir) if has_checkpoint(workdir) else None  # it has all in itself but for fixed weights
     base = None if begun is None else begun.card.base  # the very checkpoint, though its run may have gone on since
     where = config.init_from if begun is None else base.path if base is not None else None
-    initial = find_model(where) if where else None
+    initial = find_initial(where) if where else None
     tokenizer = choose_tokenizer(config, begun or initial)
     critic = None
     if begun is None:
@@ -85,6 +85,16 @@ def begin(config: Config) -> Begin:
             "  mend: put back the ones that it began from, or start a new run in another workdir"
         )
     return found
+
+
+def find_initial(path: str) -> SavedModel:
+    """The model that a run starts from."""
+    try:
+        return find_model(path)
+    except UserError as error:
+        raise UserError(
+            f"init_from: {error}\n  or run the stage that makes it first: a comment in its config names the command"
+        ) from error
 
 
 def keeps_base(config: Config) -> bool:

@@ -16,7 +16,7 @@ from jaxrl_llm.data.prompts import ask, conversations_alone, read_prompt_rows, w
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.distributed import main_first
-from jaxrl_llm.rollout.config import ModelRewardConfig, TaskRewardConfig, check
+from jaxrl_llm.rollout.config import ModelRewardConfig, TaskRewardConfig
 from jaxrl_llm.rollout.prompts import Prompt
 from jaxrl_llm.rollout.rewards import Scorer
 from jaxrl_llm.rollout.sampler import Sampler
@@ -33,13 +33,13 @@ def open_rollouts(config: Config, parts: Assembly, start: Begin) -> RolloutSourc
     Raises:
         UserError: of prompts, reward models and settings that are not there or do not fit.
     """
-    check_rollouts(config)
     data = config.data
     assert isinstance(data, PromptDataConfig)
     assert start.template is not None, "of prompts there is one"
     tokenizer, prompts = start.tokenizer, open_prompts(data, start.tokenizer, start.template)
     said = prompts[0].said  # all are conversations, or all text
     stops = tokenizer.stop_ids if isinstance(said, str) else chat_stop_ids(tokenizer, start.template)
+    # A reward model may warn only while the source asks it, so that the source is there by then.
     longest = max(len(prompt.ids) for prompt in prompts) + config.rollout.max_new_tokens
     source = make_source(
         config,
@@ -93,24 +93,6 @@ def make_source(
     )
 
 
-def check_rollouts(config: Config) -> None:
-    """A UserError for settings that cannot be learnt from; see `rollout.config.check`."""
-    rollout, algo, data = config.rollout, config.algo, config.data
-    check(
-        rollout,
-        updates=rollout.epochs * (rollout.prompts * rollout.n // config.training.batch_size),
-        contrast="value" not in algo.trained,
-        reference=bool(algo.frozen),
-        kl_penalty=isinstance(algo, PpoConfig) and algo.surrogate == "kl_penalty",
-    )
-    for name, part in rollout.rewards.parts.items():
-        if isinstance(part, TaskRewardConfig) and isinstance(data, PromptDataConfig) and data.task is None:
-            raise UserError(
-                f"rollout.rewards.parts.{name} is the grade of a task, and the prompts are of no task\n"
-                "  mend: data.task.kind=arithmetic, say, in place of data.path; or kind=model for a reward model"
-            )
-
-
 def open_prompts(data: PromptDataConfig, tokenizer: Tokenizer, template: Template) -> list[Prompt]:
     """All prompts, as the policy reads them.
 
@@ -162,7 +144,7 @@ def open_scorers(
                 raise UserError(f"rollout.rewards.parts.{name}: {error}") from error
         elif isinstance(part, TaskRewardConfig):
             assert isinstance(config.data, PromptDataConfig)
-            assert config.data.task is not None, "check_rollouts has looked"
+            assert config.data.task is not None, "the checks of the config have looked"
             found[name] = task_scorer(build_task(config.data.task))
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jaxrl_llm.announce import facts, headline, listen, write_sample
+from jaxrl_llm.answering import make_task_evaluation
 from jaxrl_llm.assemble import Assembly, assemble
 from jaxrl_llm.begin import Begin, begin
 from jaxrl_llm.config import Config, Resolved, dump, resolve
@@ -20,7 +21,6 @@ from jaxrl_llm.parallel.distributed import is_main, main_first
 from jaxrl_llm.report import write_report
 from jaxrl_llm.rollout.source import RolloutSource
 from jaxrl_llm.score_scale import measure_scale
-from jaxrl_llm.tasks_eval import make_task_evaluation
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.console import Console
 from jaxrl_llm.training.hooks import CheckpointHook, EvalHook, LogHook, StopSignal

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_llm.answering import Answered, greedy_figures, make_answering
 from jaxrl_llm.config import Config
 from jaxrl_llm.config.layers import parse_overrides
 from jaxrl_llm.config.validate import build
@@ -22,7 +23,6 @@ from jaxrl_llm.saved import Opened, find_model, open_model
 from jaxrl_llm.scorers import model_scorer
 from jaxrl_llm.tasks import TASKS, TaskConfig, build_task
 from jaxrl_llm.tasks.task import Task
-from jaxrl_llm.tasks_eval import Answered, greedy_figures, make_answering
 from jaxrl_llm.types import Json
 
 PROBLEMS = 2000  # of a task without end
@@ -62,7 +62,7 @@ def evaluate_task(
         batch_size: answers that are written, or scored, at a time; None: SLOTS.
 
     Returns:
-        `suite`, `model`, `task`, `notes`; `greedy`, of `tasks_eval.greedy_figures`; `before`, the same of that model,
+        `suite`, `model`, `task`, `notes`; `greedy`, of `answering.greedy_figures`; `before`, the same of that model,
         and `gain`; `samples`, of `evals.generation.sampled`; each None where it was not asked for.
         And a row for each problem: {origin, question, value, greedy, before, samples}, of each answer {text, answer,
         right, ended, tokens, reward}.

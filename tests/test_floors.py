@@ -30,7 +30,7 @@ FLOORS = [
         "stage",
         "starting",
         "task_evaluation",
-        "tasks_eval",
+        "answering",
         "workdir",
         "evaluation",
         "eval_report",

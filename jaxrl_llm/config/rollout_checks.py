@@ -40,27 +40,78 @@ def check_prompts(config: Config) -> Iterator[Problem]:
 
 def check_rollout(config: Config) -> Iterator[Problem]:
     """What rollouts and a critic need, and who has none."""
-    algo, rollout, training = config.algo, config.rollout, config.training
-    if algo.consumes is not Rollouts:
-        if rollout != RolloutConfig():
-            yield Problem(("rollout",), f"is of what learns from its own answers, and algo.kind={algo.kind} does not")
-    else:
-        answers = rollout.prompts * rollout.n
-        if answers % training.batch_size:
-            yield Problem(
-                ("training", "batch_size"),
-                f"{training.batch_size} does not divide rollout.prompts x rollout.n, which are {answers} answers",
-            )
-        if isinstance(config.data, PromptDataConfig) and config.length > config.model.context:
-            yield Problem(
-                ("rollout", "max_prompt_tokens"),
-                f"{config.length} tokens with rollout.max_new_tokens are more than model.context, "
-                f"which is {config.model.context}",
-            )
-        elif rollout.max_new_tokens >= config.model.context:
-            yield Problem(
-                ("rollout", "max_new_tokens"),
-                f"{rollout.max_new_tokens} leave no room for a prompt: model.context is {config.model.context}",
-            )
+    algo = config.algo
     if "value" not in algo.trained and config.critic != CriticConfig():
-        yield Problem(("critic",), f"is of algo.kind=ppo, and algo.kind={algo.kind} has none")
+        yield Problem(("critic",), f"is of algo.kind=ppo, and algo.kind={algo.kind} has none: leave the section out")
+    if algo.consumes is Rollouts and isinstance(config.data, PromptDataConfig):
+        yield from _sizes(config)
+        yield from _rewards(config)
+        yield from _distances(config)
+    elif algo.consumes is not Rollouts and config.rollout != RolloutConfig():
+        yield Problem(
+            ("rollout",),
+            f"is of what learns from its own answers, and algo.kind={algo.kind} does not: leave the section out, or "
+            "set algo.kind=ppo, grpo or rloo",
+        )
+
+
+def _sizes(config: Config) -> Iterator[Problem]:
+    rollout, context = config.rollout, config.model.context
+    answers = rollout.prompts * rollout.n
+    if answers % config.training.batch_size:
+        yield Problem(
+            ("training", "batch_size"),
+            f"{config.training.batch_size} does not divide rollout.prompts x rollout.n, which are {answers} answers",
+        )
+    if rollout.max_new_tokens >= context:
+        yield Problem(
+            ("rollout", "max_new_tokens"),
+            f"{rollout.max_new_tokens} leave no room for a prompt: model.context is {context}",
+        )
+    elif config.length > context:
+        yield Problem(
+            ("rollout", "max_prompt_tokens"),
+            f"with rollout.max_new_tokens they are {config.length} tokens, more than model.context, which is {context}",
+        )
+
+
+def _rewards(config: Config) -> Iterator[Problem]:
+    """Somebody must rate the answers."""
+    parts, data = config.rollout.rewards.parts, config.data
+    assert isinstance(data, PromptDataConfig)
+    if not any(part.kind != "length" for part in parts.values()):
+        yield Problem(
+            ("rollout", "rewards", "parts"),
+            "nothing rates the answers: set rollout.rewards.parts.grade.kind=task, or a part of kind=model with the "
+            "path of a reward model",
+        )
+    for name, part in parts.items():
+        if part.kind == "task" and data.task is None:
+            yield Problem(
+                ("rollout", "rewards", "parts", name),
+                "is the grade of a task, and the prompts are of none: set data.task.kind=arithmetic, say, in place of "
+                "data.path; or kind=model for a reward model",
+            )
+
+
+def _distances(config: Config) -> Iterator[Problem]:
+    """What is measured from something needs that."""
+    rollout, algo = config.rollout, config.algo
+    if "value" not in algo.trained and rollout.n < 2:
+        yield Problem(
+            ("rollout", "n"),
+            f"{rollout.n}: algo.kind={algo.kind} measures an answer by the others to its prompt, and there is none; "
+            "set 4, say",
+        )
+    if rollout.kl.target is not None and not algo.frozen:
+        yield Problem(
+            ("rollout", "kl", "target"),
+            f"{rollout.kl.target:g}, but algo.kl=none: there is no reference to be that far from; set algo.kl=reward",
+        )
+    updates = rollout.epochs * (rollout.prompts * rollout.n // config.training.batch_size)
+    if isinstance(algo, PpoConfig) and algo.surrogate == "kl_penalty" and updates == 1:
+        yield Problem(
+            ("algo", "surrogate"),
+            "kl_penalty with one update a round: the policy is still the one that wrote, so the penalty is 0 and its "
+            "coefficient halves each round; set more rollout.epochs, or a smaller training.batch_size",
+        )

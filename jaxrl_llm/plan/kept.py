@@ -54,7 +54,7 @@ class Traces:
 def trace(config: Config, role: str, gathered: bool) -> Kept:
     """See `Traces`.  `gathered`: weights are put together for use, and what was put together is kept as well."""
     parts = assemble(config, jax.devices()[:1])
-    prime, length = _primes(config, parts)
+    prime, length = _primes(parts)
     rows = prime * config.compute.loss_chunks  # all pieces of the unembedding are full
     data = config.data
     if isinstance(data, PromptDataConfig):  # the same T for both, as far as shapes tell them apart
@@ -82,7 +82,7 @@ def trace(config: Config, role: str, gathered: bool) -> Kept:
     return Kept(terms)
 
 
-def _primes(config: Config, parts: Assembly) -> tuple[int, int]:
+def _primes(parts: Assembly) -> tuple[int, int]:
     """Two that divide no dimension of the weights."""
     specs = [spec for model in parts.models.values() for spec in jax.tree.leaves(model.specs, is_leaf=is_spec)]
     dims = {dim for spec in specs for dim in spec.shape}

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from jaxrl_llm.errors import UserError
 from jaxrl_llm.schema import schema
 
 
@@ -142,38 +141,3 @@ class RolloutConfig:
     """Rounds between samples with their rewards."""
     samples: int = Field(default=8, ge=0)
     """How many; the answers to one prompt stand together."""
-
-
-def check(config: RolloutConfig, *, updates: int, contrast: bool, reference: bool, kl_penalty: bool) -> None:
-    """Refuses what cannot be learnt from.
-
-    Args:
-        config: of the run.
-        updates: of a round.
-        contrast: whether the algorithm measures an answer by the others to its prompt.
-        reference: whether it has a reference.
-        kl_penalty: whether it is PPO's surrogate=kl_penalty.
-
-    Raises:
-        UserError: nothing rates the answers, or they lack what the algorithm needs.
-    """
-    if not any(part.kind != "length" for part in config.rewards.parts.values()):
-        raise UserError(
-            "nothing rates the answers: rollout.rewards.parts has neither a reward model nor a task's grader\n"
-            "  mend: rollout.rewards.parts.grade.kind=task, or a part of kind=model with the path of a reward model"
-        )
-    if contrast and config.n < 2:
-        raise UserError(
-            "rollout.n=1: this algorithm measures an answer by the others to its prompt, and there is none\n"
-            "  mend: rollout.n=4, say"
-        )
-    if config.kl.target is not None and not reference:
-        raise UserError(
-            f"rollout.kl.target={config.kl.target:g}, but algo.kl=none: there is no reference to be that far from\n"
-            "  mend: algo.kl=reward, or leave the target out"
-        )
-    if kl_penalty and updates == 1:
-        raise UserError(
-            "surrogate=kl_penalty with one update a round: the policy is still the one that wrote, so the penalty is 0 "
-            "and its coefficient halves each round\n  mend: more rollout.epochs, or a smaller training.batch_size"
-        )

@@ -51,10 +51,6 @@ class Task:
     parse: Callable[[str], Hashable | None]
     """parse(completion): the answer that was read off it, which others are compared with in a vote; None: no answer."""
 
-    def parses(self, completion: str) -> bool:
-        """Whether it has the form of an answer, right or wrong: a gain is of form, or of arithmetic."""
-        return self.parse(completion) is not None
-
 
 def grade_number(completion: str, example: Example) -> float:
     """1.0 if the number after the last "####" is the example's value, exactly, else 0.0."""

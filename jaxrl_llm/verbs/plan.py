@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from jaxrl_llm.plan import Compiled, Mend, Plan, Target
 
 HELP = "how much memory a run needs on each device, by role and phase, and whether it fits: from shapes, in seconds"
-GIB = 2**30
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

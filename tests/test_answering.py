@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrl_llm import tasks_eval
+from jaxrl_llm import answering as room
+from jaxrl_llm.answering import Answer, make_answering, make_task_evaluation, task_metrics
 from jaxrl_llm.cli import main
 from jaxrl_llm.data.chat import find_template
 from jaxrl_llm.errors import UserError
@@ -22,7 +23,6 @@ from jaxrl_llm.saved import Opened, open_model
 from jaxrl_llm.tasks import build_task
 from jaxrl_llm.tasks.arithmetic import ArithmeticConfig
 from jaxrl_llm.tasks.gsm8k import Gsm8kConfig
-from jaxrl_llm.tasks_eval import Answer, make_answering, make_task_evaluation, task_metrics
 from tests.tiny import WORDS, Runs
 
 ONE = make_mesh(MeshConfig(), jax.devices()[:1])
@@ -69,7 +69,7 @@ class Scripted:
 def test_each_answer_is_graded_by_its_own_problem(
     opened: Opened, problems: Gsm8kConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks_eval, "Sampler", Scripted)
+    monkeypatch.setattr(room, "Sampler", Scripted)
     answer = answering(opened, problems, n=2)
     task = build_task(problems)
     values = [each.value for each in task.examples("test", 6, 0)]
@@ -104,7 +104,7 @@ def test_each_answer_is_graded_by_its_own_problem(
     Scripted.answers = (("x|", "x|"),) * 6
     assert "accuracy_of_parsed" not in task_metrics(answer(None))
     broken = replace(task, grade=lambda text, example: math.inf)
-    monkeypatch.setattr(tasks_eval, "build_task", lambda config: broken)
+    monkeypatch.setattr(room, "build_task", lambda config: broken)
     evaluate = make_task_evaluation(
         {"hard": TaskEvalConfig(task=problems, problems=6, max_new_tokens=8)},
         *(opened.model, ONE, opened.tokenizer, find_template(opened.tokenizer), 128),
