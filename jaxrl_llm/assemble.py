@@ -52,7 +52,7 @@ class Assembly:
     rows_sharding: NamedSharding  # of [b, T]
     n_params: int  # of all trained roles, fixed parts included
     n_trained: int
-    flops_per_token: float  # of a step, prepare included
+    flops_per_token: Callable[[int], float]  # of a step at rows of this length; prepare included, but of rollouts
 
     def init_params(self, seed: int) -> Params:
         """Random weights of every trained role, whole."""
@@ -118,6 +118,14 @@ def averages(config: Config) -> list[str]:
     return [] if config.training.ema is None else [role for role in config.algo.trained if role not in HELPERS]
 
 
+def divide(config: Config, role: str, specs: Params, mesh: Mesh) -> Trainable:
+    """A role's weights, divided.  A helper's head is always trained: one that stays 0 would help nobody."""
+    trainable = config.trainable
+    if role in HELPERS and isinstance(trainable, PartsConfig):
+        trainable = dataclasses.replace(trainable, head=True)
+    return build_trainable(trainable, specs, mesh)
+
+
 def keeps_fixed(config: Config) -> frozenset[str]:
     """The trained roles whose fixed weights a checkpoint has: where most of a role is trained, and of helpers."""
     if isinstance(config.trainable, PartsConfig):
@@ -145,7 +153,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
         for role, head in heads.items()
     }
     algo = build_algo(config, models)
-    divisions = {role: build_trainable(config.trainable, models[role].specs, mesh) for role in algo.trained}
+    divisions = {role: divide(config, role, models[role].specs, mesh) for role in algo.trained}
     specs = {role: division.specs for role, division in divisions.items()}
     fixed_specs = {role: division.fixed_specs for role, division in divisions.items() if division.fixed_specs}
     keeps = keeps_fixed(config)
@@ -158,7 +166,6 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     )
     where = jax.tree.map(lambda leaf: leaf.sharding, template)
     roles = with_base if lora is not None and algo.frozen else merge
-    length = config.length
     batch_sharding = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
     return Assembly(
         mesh=mesh,
@@ -176,8 +183,10 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
         rows_sharding=NamedSharding(mesh, PartitionSpec(BATCH_AXES)),
         n_params=count_params({role: models[role].specs for role in algo.trained}),
         n_trained=count_params(specs),
-        flops_per_token=sum(models[role].flops_per_token(length, divisions[role].specs) for role in algo.trained)
-        + (0.0 if algo.consumes is Rollouts else forward_flops(models, algo.frozen, length)),
+        flops_per_token=lambda length: (
+            sum(models[role].flops_per_token(length, divisions[role].specs) for role in algo.trained)
+            + (0.0 if algo.consumes is Rollouts else forward_flops(models, algo.frozen, length))
+        ),
     )
 
 

@@ -138,14 +138,21 @@ def refuse_token(config: Config, initial: SavedModel | None, tokenizer: Tokenize
 
 def refuse_other_model(config: Config, initial: SavedModel) -> None:
     """A UserError where `init_from` does not have what this run takes from it: its roles, its shapes, an optimizer."""
+    if config.init_optimizer and (config.critic.init_from or initial.card.heads.keys() != config.algo.trained.keys()):
+        raise UserError(
+            f"init_from={config.init_from} trained {' and '.join(initial.card.heads)}, and this run trains "
+            f"{' and '.join(config.algo.trained)}"
+            + (f", the critic from {config.critic.init_from}" if config.critic.init_from else "")
+            + ": its optimizer state is of no use here\n  mend: init_optimizer=false"
+        )
     for role, head in config.algo.trained.items():
         if role == "value" and config.critic.init_from is not None:
             continue
         there = starting_role(role, head, initial)
-        if config.init_optimizer and (there != role or initial.card.heads[there] != head):
+        if config.init_optimizer and initial.card.heads[there] != head:
             raise UserError(
-                f"init_from={config.init_from} trained {there}, and this run trains {role}: its optimizer state is of "
-                "no use here\n  mend: init_optimizer=false"
+                f"init_from={config.init_from} has another head ({initial.card.heads[there]}) than this run's {role} "
+                f"({head}): its optimizer state is of no use here\n  mend: init_optimizer=false"
             )
     if config.init_optimizer and initial.optimizer is None:
         raise UserError(

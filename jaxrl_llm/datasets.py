@@ -37,6 +37,10 @@ class Datasets:
     held_out: HeldOut
     references: References | None  # of the held-out sets, where the reference is cached
 
+    def length(self, config: Config) -> int:
+        """T: tokens in a row of the batches."""
+        return self.source.length if isinstance(self.source, RolloutSource) else config.length
+
     def sequences(self) -> dict[str, SequenceStore]:
         """The stores of conversations and answers among them, those trained on first; text has none."""
         rows = {name: rows.store for name, rows in self.held_out.rows.items() if isinstance(rows, ChatRows)}
@@ -51,6 +55,8 @@ def open_datasets(config: Config, parts: Assembly, start: Begin) -> Datasets:
     """
     if parts.algo.consumes is Rollouts:
         held_out = main_first(lambda: open_held_out(config, parts, start.tokenizer))
+        if held_out.rows:
+            check_batch("eval.batch_size", eval_size(config), 1, parts.rows_sharding)
         return Datasets(open_rollouts(config, parts, start), {}, held_out, None)
     stores, held_out = main_first(lambda: open_stores(config, parts, start))
     training: dict[str, Any] | None = None

@@ -16,12 +16,13 @@ from jaxrl_llm.data.prompts import ask, conversations_alone, read_prompt_rows, w
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.distributed import main_first
-from jaxrl_llm.rollout.config import ModelRewardConfig, TaskRewardConfig
+from jaxrl_llm.rollout.config import ModelRewardConfig, RewardsConfig, TaskRewardConfig
 from jaxrl_llm.rollout.prompts import Prompt
 from jaxrl_llm.rollout.rewards import Scorer
 from jaxrl_llm.rollout.sampler import Sampler
 from jaxrl_llm.rollout.sampling import SamplingConfig
 from jaxrl_llm.rollout.source import RolloutSource
+from jaxrl_llm.saved import find_model
 from jaxrl_llm.scorers import model_scorer, task_scorer
 from jaxrl_llm.tasks import build_task
 from jaxrl_llm.types import Tokens
@@ -49,6 +50,7 @@ def open_rollouts(config: Config, parts: Assembly, start: Begin) -> RolloutSourc
         to_text=lambda ids: written(said, ids, tokenizer, stops),
         scorers=open_scorers(config, parts, tokenizer, prompts[0], longest, lambda text: source.warn(text)),
         pretraining=open_pretraining(config, parts, tokenizer),
+        judges=[find_model(part.path).fingerprint for part in reward_models(config.rollout.rewards).values()],
     )
     return source
 
@@ -62,8 +64,12 @@ def make_source(
     to_text: Callable[[Sequence[int]], str],
     scorers: Mapping[str, Scorer],
     pretraining: tuple[Callable[[int], Tokens] | None, str] = (None, ""),
+    judges: Sequence[str] = (),
 ) -> RolloutSource:
-    """The source from prompts and those who rate the answers: `bench` brings its own of both."""
+    """The source from prompts and those who rate the answers: `bench` brings its own of both.
+
+    `judges` are the fingerprints of reward models: with others a run must not go on.
+    """
     rollout, training, algo = config.rollout, config.training, config.algo
     context = config.model.context
     sampler = Sampler(
@@ -89,7 +95,7 @@ def make_source(
         seed=config.seed,
         kl_penalty=isinstance(algo, PpoConfig) and algo.surrogate == "kl_penalty",
         pretrain=pretraining[0],
-        order=pretraining[1],
+        order=" ".join((pretraining[1], *judges)),
     )
 
 
@@ -147,6 +153,11 @@ def open_scorers(
             assert config.data.task is not None, "the checks of the config have looked"
             found[name] = task_scorer(build_task(config.data.task))
     return found
+
+
+def reward_models(rewards: RewardsConfig) -> dict[str, ModelRewardConfig]:
+    """The parts that are reward models."""
+    return {name: part for name, part in rewards.parts.items() if isinstance(part, ModelRewardConfig)}
 
 
 def open_pretraining(

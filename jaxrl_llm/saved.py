@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jax.sharding import Mesh
 
-from jaxrl_llm.assemble import HELPERS, averages, keeps_fixed, weights_template
+from jaxrl_llm.assemble import HELPERS, averages, divide, keeps_fixed, weights_template
 from jaxrl_llm.config import Config, load, of_huggingface
 from jaxrl_llm.data.tokenizers import Tokenizer, load_tokenizer, tokenizer_from_json
 from jaxrl_llm.errors import UserError
@@ -140,7 +140,7 @@ def find_run(workdir: Path, wanted: int | None) -> SavedModel:
 
     def divided(mesh: Mesh) -> dict[str, Trainable]:
         specs = {name: llama_specs(config.model_of(name), head) for name, head in card.heads.items()}
-        return {name: build_trainable(config.trainable, specs[name], mesh) for name in specs}
+        return {name: divide(config, name, specs[name], mesh) for name in specs}
 
     def trained(role: str, mesh: Mesh) -> Params:
         averaged, template = averages(config), {n: weights_template(d.specs, mesh) for n, d in divided(mesh).items()}
@@ -152,7 +152,8 @@ def find_run(workdir: Path, wanted: int | None) -> SavedModel:
         divisions, kept = divided(mesh), keeps_fixed(config)
         fixed: Params = {}
         if role in kept and divisions[role].fixed_specs:
-            rest = {name: weights_template(divisions[name].fixed_specs, mesh) for name in kept}
+            there = {name: divisions[name].fixed_specs for name in kept if divisions[name].fixed_specs}
+            rest = {name: weights_template(tree, mesh) for name, tree in there.items()}
             fixed = checkpoints.restore_item(step, "fixed", rest)[role]
         elif isinstance(config.trainable, LoraConfig):
             fixed = divisions[role].fixed(starting_weights(config, mesh, find_base(card, workdir), [role])[role])

@@ -94,7 +94,7 @@ def run_loop(
     config, workdir, last = resolved.config, Path(resolved.config.workdir), resolved.config.training.steps
     watch = Throughput(
         tokens_per_step=data.source.tokens_per_step,
-        flops_per_token=parts.flops_per_token,
+        flops_per_token=parts.flops_per_token(data.length(config)),
         peak_flops=peak_flops(list(parts.mesh.devices.flat)),
     )
     writers: tuple[Writer, ...] = ()

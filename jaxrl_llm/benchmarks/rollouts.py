@@ -74,7 +74,10 @@ def bench_rollouts(
         "round": f"{total:.3f} s over {rounds} rounds, {min(seconds):.3f} to {max(seconds):.3f}",
         **{name: f"{part:.4f} s, {100 * part / total:.1f} %" for name, part in mean._asdict().items()},
         "tokens/s": f"{si(written)} written, {si(learnt)} learnt from (places of rows, prompts included)",
-        **{f"{name}, update": figure for name, figure in speed(learnt * parts.flops_per_token, parts.mesh).items()},
+        **{
+            f"{name}, update": figure
+            for name, figure in speed(learnt * parts.flops_per_token(source.length), parts.mesh).items()
+        },
         "memory, peak": peak_memory(),
         "compile": f"{sum(first) - total:.1f} s, by which the first round was longer",
         "first round": f"{first_s:.1f} s after the command",

@@ -58,7 +58,7 @@ def bench_train(
         "devices": describe_mesh(parts.mesh),
         "step": f"{1e3 * step_s:,.1f} ms over {steps} steps",
         "tokens/s": si(tokens_per_s),
-        **speed(tokens_per_s * parts.flops_per_token, parts.mesh),
+        **speed(tokens_per_s * parts.flops_per_token(config.length), parts.mesh),
         "memory, peak": peak_memory(),
         "memory, compiler's": "not said" if analysis is None else compiled_memory(analysis),
         "compile": f"{compile_s:.1f} s",
@@ -90,7 +90,7 @@ def bench_loop(config: Config, steps: int) -> Figures:
     source = open_datasets(config, parts, start).source
     state = parts.new_state(start.weights(parts.mesh), config.seed)
     state, first = parts.step(state, source.next(state)[0])
-    watch = Throughput(tokens_per_step=source.tokens_per_step, flops_per_token=parts.flops_per_token)
+    watch = Throughput(tokens_per_step=source.tokens_per_step, flops_per_token=parts.flops_per_token(config.length))
     with tempfile.TemporaryDirectory() as folder:
         writers = open_writers(Path(folder), tensorboard=config.logging.tensorboard)
         console = Console(total_steps=steps, throughput=watch)

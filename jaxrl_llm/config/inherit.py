@@ -18,7 +18,8 @@ def inherited(layers: Sequence[Node]) -> Node | None:
     policy = _last(layers, "init_from")
     found = _layer_of(policy, f"init_from {policy}") if policy is not None else None
     critic = _last([layer.value["critic"] for layer in layers if "critic" in layer.value], "init_from")
-    shape = _critic_shape(policy, critic)
+    kind = _last([layer.value["algo"] for layer in layers if "algo" in layer.value], "kind")
+    shape = _critic_shape(policy, critic) if kind == "ppo" else None
     if shape is None:
         return found
     section = Node({"critic": Node({"model": shape}, shape.origin)}, shape.origin)
@@ -41,13 +42,14 @@ def _layer_of(path: str, origin: str) -> Node | None:
 
 def _critic_shape(policy: str | None, critic: str | None) -> Node | None:
     """`critic.model`: that of the model which the critic starts from, where that is not the policy's."""
-    if critic is not None:
-        layer = _layer_of(critic, f"critic.init_from {critic}")
-        return None if layer is None else layer.value.get("model")
-    saved = _saved_config(policy) if policy is not None else None
+    path, key = (critic, "critic.init_from") if critic is not None else (policy, "init_from")
+    saved = _saved_config(path) if path is not None else None
     section = saved.get("critic") if saved is not None else None
     shape = section.value.get("model") if section is not None and section.is_mapping else None
-    return _of_origin(shape, f"init_from {policy}") if shape is not None and shape.is_mapping else None
+    if shape is not None and shape.is_mapping:  # a run of PPO, whose critic has a shape of its own
+        return _of_origin(shape, f"{key} {path}")
+    layer = _layer_of(critic, f"{key} {critic}") if critic is not None else None
+    return None if layer is None else layer.value.get("model")
 
 
 def _saved_config(path: str) -> Mapping[str, Node] | None:

@@ -7,6 +7,8 @@ from jaxrl_llm.config.problems import Problem
 from jaxrl_llm.config.root import Config
 from jaxrl_llm.data.config import PromptDataConfig
 from jaxrl_llm.models.critic import CriticConfig
+from jaxrl_llm.models.llama import LlamaConfig
+from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.rollout.config import RolloutConfig
 from jaxrl_llm.types import Rollouts
 
@@ -31,7 +33,8 @@ def check_prompts(config: Config) -> Iterator[Problem]:
         )
     if data.pretrain is not None and not weight:
         yield Problem(("data", "pretrain"), "is read by algo.kind=ppo with algo.ptx_weight alone, which is 0")
-    if (data.pretrain or config.eval.corpora) and data.pretrain_length > config.model.context:
+    unread = config.init_from is not None and config.model == LlamaConfig()
+    if (data.pretrain or config.eval.corpora) and not unread and data.pretrain_length > config.model.context:
         yield Problem(
             ("data", "pretrain_length"),
             f"{data.pretrain_length} is longer than model.context, which is {config.model.context}",
@@ -47,6 +50,12 @@ def check_rollout(config: Config) -> Iterator[Problem]:
         yield from _sizes(config)
         yield from _rewards(config)
         yield from _distances(config)
+        yield from _critic(config)
+        if isinstance(config.trainable, LoraConfig) and config.trainable.dropout:
+            yield Problem(
+                ("trainable", "dropout"),
+                f"{config.trainable.dropout:g} is not for rollouts: ratios would not begin at 1; leave it out",
+            )
     elif algo.consumes is not Rollouts and config.rollout != RolloutConfig():
         yield Problem(
             ("rollout",),
@@ -57,12 +66,17 @@ def check_rollout(config: Config) -> Iterator[Problem]:
 
 def _sizes(config: Config) -> Iterator[Problem]:
     rollout, context = config.rollout, config.model.context
+    unread = (
+        config.init_from is not None and config.model == LlamaConfig()
+    )  # not there, which is said when it is opened
     answers = rollout.prompts * rollout.n
     if answers % config.training.batch_size:
         yield Problem(
             ("training", "batch_size"),
             f"{config.training.batch_size} does not divide rollout.prompts x rollout.n, which are {answers} answers",
         )
+    if unread:
+        return
     if rollout.max_new_tokens >= context:
         yield Problem(
             ("rollout", "max_new_tokens"),
@@ -94,6 +108,20 @@ def _rewards(config: Config) -> Iterator[Problem]:
             )
 
 
+def _critic(config: Config) -> Iterator[Problem]:
+    """It reads the policy's tokens."""
+    model, critic = config.model, config.critic.model
+    if critic is None:
+        return
+    for key in ("vocab_size", "context"):
+        ours, theirs = getattr(critic, key), getattr(model, key) if key == "vocab_size" else config.length
+        if ours < theirs:
+            yield Problem(
+                ("critic", "model", key),
+                f"{ours} is too small: it reads the policy's tokens, for which it takes {theirs}",
+            )
+
+
 def _distances(config: Config) -> Iterator[Problem]:
     """What is measured from something needs that."""
     rollout, algo = config.rollout, config.algo
@@ -103,6 +131,8 @@ def _distances(config: Config) -> Iterator[Problem]:
             f"{rollout.n}: algo.kind={algo.kind} measures an answer by the others to its prompt, and there is none; "
             "set 4, say",
         )
+    if rollout.kl.target is not None and rollout.kl.coef == 0:
+        yield Problem(("rollout", "kl", "coef"), "0 stays 0, whatever rollout.kl.target is: set 0.05, say")
     if rollout.kl.target is not None and not algo.frozen:
         yield Problem(
             ("rollout", "kl", "target"),

@@ -22,7 +22,7 @@ from jaxrl_llm.plan.shapes import batch_of, laid_out, one_layer, round_shape, ro
 from jaxrl_llm.plan.sizes import RESIDENT, Line, Size, on_each, one_at_a_time, size_of
 from jaxrl_llm.plan.update import is_fused, logits_of_a_piece, rows_of
 from jaxrl_llm.rollout.config import ModelRewardConfig
-from jaxrl_llm.rollout.sampler import CACHE_STEP, PREFILL_TOKENS, bucket
+from jaxrl_llm.rollout.sampler import CACHE_STEP, PREFILL_ROWS, PREFILL_TOKENS, bucket
 from jaxrl_llm.types import Head, Params
 from jaxrl_llm.workdir import CONFIG
 
@@ -118,7 +118,7 @@ def _sample(config: Config, parts: Assembly) -> Iterator[Line]:
     whole, new = (-(-n // CACHE_STEP) * CACHE_STEP for n in (prompt + rollout.max_new_tokens, rollout.max_new_tokens))
     yield Line("sample", "policy", f"KV cache of {slots} slots x {whole}", cache_size(parts, slots, whole))
     padded = bucket(prompt)
-    prompts = 1 << (max(1, min(slots, PREFILL_TOKENS // padded, rollout.prompts)) - 1).bit_length()
+    prompts = max(1, min(rollout.prompts, slots, PREFILL_ROWS, PREFILL_TOKENS // padded))
     yield Line("sample", "policy", f"KV cache of {prompts} prompts x {padded}", cache_size(parts, prompts, padded))
     vocab, tensor = model.vocab_size, mesh.shape["tensor"] * mesh.shape["fsdp"]
     logits = 4 * (vocab if vocab % tensor else vocab // tensor)

@@ -197,6 +197,8 @@ class Sampler:
                 continue
             job = rollout.queue[0]
             if job.prompt not in rollout.ready:
+                slots = self._insert(slots, starts, jobs, limits, seed)  # what was run before is let go first
+                starts = {}
                 self._prefill(weights, rollout, prompts)
             rollout.queue.popleft()
             batch, row = rollout.ready[job.prompt]
@@ -206,6 +208,19 @@ class Sampler:
             rollout.counts[slot] = 0
             if not rollout.queue or rollout.queue[0].prompt != job.prompt:
                 del rollout.ready[job.prompt]  # its last completion has started: the batch is freed with its last
+        return self._insert(slots, starts, jobs, limits, seed)
+
+    def _insert(
+        self,
+        slots: Slots,
+        starts: dict[int, tuple[Prompts, np.ndarray]],
+        jobs: Sequence[_Job],
+        limits: Sequence[int],
+        seed: int,
+    ) -> Slots:
+        """Put completions into slots: from each batch of prompts those that `starts` says, slot by slot."""
+        if not starts:
+            return slots
         numbers = np.asarray([(job.prompt, job.sample) for job in jobs], np.uint32)
         keys_B = self._keys(np.uint32(seed), numbers[:, 0], numbers[:, 1])
         limits_B = np.asarray([limits[job.prompt] for job in jobs], np.int32)

@@ -154,8 +154,8 @@ class RolloutSource:
         """
         if json.get("fingerprint") != self._fingerprint:
             raise UserError(
-                "the rollouts changed since the checkpoint, so its place in them means nothing: the prompts, a key of "
-                "rollout, seed, training.batch_size or training.micro_batches is another\n"
+                "the rollouts changed since the checkpoint, so its place in them means nothing: the prompts, a reward "
+                "model, a key of rollout, seed, training.batch_size or training.micro_batches is another\n"
                 "  mend: put it back, or start a new run from these weights (init_from=RUN with another workdir)"
             )
         self._round, self._position, self._given = json["round"], json["position"], json["given"]

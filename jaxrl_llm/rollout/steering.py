@@ -50,7 +50,8 @@ class Steering:
             epoch = self._mini_batches
             last = seen[(len(seen) - 1) // epoch * epoch :]  # the last epoch, which came farthest
             far = _means(last)["approx_kl_k3"]
-            self.penalty_coef = doubling_coefficient(self.penalty_coef, far, self._config.penalty.target)
+            if far > 0:  # while a critic learns alone, the policy has not moved, which says nothing
+                self.penalty_coef = doubling_coefficient(self.penalty_coef, far, self._config.penalty.target)
 
     def state(self) -> Json:
         """JSON that `restore` takes; fetches what was seen."""

@@ -85,6 +85,7 @@ def write_adapter(args: argparse.Namespace, directory: "Path") -> tuple[list["Pa
     """Write the adapter alone; returns the file of weights, and what is to be known."""
     from pathlib import Path
 
+    from jaxrl_llm.assemble import HELPERS
     from jaxrl_llm.data.tokenizers import save_tokenizer
     from jaxrl_llm.models.hf import is_huggingface, write_adapter
     from jaxrl_llm.models.hf.write import write_json
@@ -99,7 +100,7 @@ def write_adapter(args: argparse.Namespace, directory: "Path") -> tuple[list["Pa
         raise UserError(
             f"{args.model}: its adapters are for random weights, which are in no file\n  mend: leave out --adapter"
         )
-    (role,) = saved.card.heads
+    (role,) = saved.card.heads.keys() - HELPERS
     found = saved.adapters(role, make_mesh(MeshConfig()))
     file = write_adapter(directory, found.config, found.trained, found.specs, dtype=args.dtype, base=base.path)
     special = special_ids(saved.card, for_scores=False)

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.assemble import weights_template
+from jaxrl_llm.cli import main
 from jaxrl_llm.data.tokenizers import train_sentencepiece
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models.llama import llama_specs
@@ -162,6 +164,57 @@ def test_adapters_have_their_base_as_reference(runs: Runs) -> None:
     moved_by = moved(params_of(runs("ppo_lora"), 8, "policy"), params_of(runs("sft"), 4, "policy"))
     assert 0 < moved_by < 1  # opened with its adapters added in
     assert open_model(runs("ppo_lora")).head == "lm"
+
+
+def test_adapters_of_a_policy_leave_without_its_critic(runs: Runs, tmp_path: Path) -> None:
+    assert main(["export", str(runs("ppo_lora")), str(tmp_path / "out"), "--adapter"]) == 0
+    assert (tmp_path / "out" / "adapter_config.json").is_file()
+
+
+def test_where_parts_are_trained_the_critic_has_a_head(runs: Runs, tmp_path: Path) -> None:
+    """One of zeros that stays would value nothing, and the layers below it would learn nothing."""
+    config = runs.config("ppo", tmp_path / "parts.yaml")
+    run = train(config, "trainable={kind: parts, layers: last 1}", "training.steps=2")
+    assert column(run, "grad_norm/value")[0] > 0
+    assert np.abs(params_of(run, 2, "value")["score"]).max() > 0
+    assert moved(params_of(run, 2, "policy")["embed"], params_of(runs("sft"), 4, "policy")["embed"]) == 0
+    more = runs.config("ppo", tmp_path / "more.yaml", init_from=str(run))
+    assert rows(train(more, "training.steps=1"))[0]["kl"] == 0.0
+
+
+def test_a_critic_of_another_size_comes_and_goes(runs: Runs, tmp_path: Path) -> None:
+    """From a reward model that is smaller; what starts from that run takes the policy, or both."""
+    small = {"d_model": 16, "d_ff": 24, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "vocab_size": 260, "context": 128}
+    judge = train(runs.config("reward", tmp_path / "judge.yaml", init_from=None, model=small), "training.steps=1")
+    critic = f"critic.init_from={judge}"
+    run = train(runs.config("ppo", tmp_path / "small.yaml"), critic, "training.steps=2", "checkpoint.every=2")
+    assert params_of(run, 2, "value")["embed"].shape == (260, 16)
+    for name in ("ppo", "rloo"):
+        config = runs.config(name, tmp_path / f"{name}.yaml", init_from=str(run))
+        assert rows(train(config, "training.steps=1"))[0]["kl"] == 0.0
+    both = runs.config("ppo", tmp_path / "both.yaml")
+    assert rows(train(both, f"critic.init_from={run}", "training.steps=1"))[0]["ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_an_optimizer_of_other_roles_is_refused(runs: Runs, tmp_path: Path) -> None:
+    for name, start, more in (
+        ("ppo", "sft", []),
+        ("rloo", "ppo", []),
+        ("ppo", "ppo", [f"critic.init_from={runs('reward')}"]),
+    ):
+        config = runs.config(name, tmp_path / f"{name}.yaml", init_from=str(runs(start)))
+        with pytest.raises(UserError, match="optimizer state is of no use"):
+            train(config, "init_optimizer=true", *more)
+
+
+def test_a_reward_model_that_changed_stops_a_run(runs: Runs, tmp_path: Path) -> None:
+    shutil.copytree(runs("reward"), tmp_path / "judge")
+    part = f"rollout.rewards.parts.model.path={tmp_path / 'judge'}"
+    config = runs.config("ppo", tmp_path / "run.yaml")
+    train(config, part, "training.steps=2")
+    shutil.rmtree(tmp_path / "judge" / "checkpoints" / "4")  # now its newest is step 2
+    with pytest.raises(UserError, match="a reward model"):
+        train(config, part, "training.steps=4")
 
 
 def test_ppo_goes_on_with_the_critic_that_it_has(runs: Runs, tmp_path: Path) -> None:

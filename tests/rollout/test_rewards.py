@@ -10,13 +10,10 @@ from pydantic import ValidationError
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.rollout.config import (
-    KlConfig,
     LengthPenaltyConfig,
     ModelRewardConfig,
     RewardsConfig,
-    RolloutConfig,
     TaskRewardConfig,
-    check,
 )
 from jaxrl_llm.rollout.rewards import Composed, Moments, Written, checked, compose, scaled
 from jaxrl_llm.types import ScoreScale
@@ -174,20 +171,3 @@ def test_the_scale_of_a_reward_model() -> None:
     standardised = scaled(raw, scale, "standardised")
     np.testing.assert_array_equal(standardised, [-0.25, 0.25])
     assert standardised.dtype == np.float32
-
-
-def test_what_cannot_be_learnt_from_is_refused() -> None:
-    fine = RolloutConfig(rewards=RewardsConfig(parts={"grade": GRADE}), n=2, kl=KlConfig(target=6.0))
-    check(fine, updates=2, contrast=True, reference=True, kl_penalty=True)
-    check(fine, updates=1, contrast=True, reference=True, kl_penalty=False)
-    only_length = RolloutConfig(rewards=RewardsConfig(parts={"length": LengthPenaltyConfig()}))
-    one = RolloutConfig(rewards=RewardsConfig(parts={"grade": GRADE}))
-    for config, asked, words in [
-        (RolloutConfig(), {}, "nothing rates"),
-        (only_length, {}, "nothing rates"),
-        (one, {"contrast": True}, "rollout.n=1"),
-        (one, {"kl_penalty": True, "updates": 1}, "one update a round"),
-        (fine, {"reference": False}, "no reference"),
-    ]:
-        with pytest.raises(UserError, match=words):
-            check(config, **{"updates": 2, "contrast": False, "reference": True, "kl_penalty": False, **asked})  # type: ignore[arg-type]

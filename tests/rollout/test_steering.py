@@ -30,6 +30,9 @@ def test_the_penalty_follows_the_last_epoch() -> None:
             source.observe(met(approx_kl_k3=approx_kl))
         saved, _ = source.state()
         assert saved["steering"]["penalty_coef"] == expected
+    for _ in range(4):  # a critic learns alone: the policy stands still, which says nothing
+        source.next(state_of(0))
+        source.observe(met(approx_kl_k3=0.0))
     batch, metrics = source.next(state_of(0))
     assert metrics["penalty_coef"] == 1.0
     np.testing.assert_array_equal(batch.penalty_coef_B, np.ones((1, 4)))
