@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from jaxrl_llm.announce import facts, headline, listen, write_sample
 from jaxrl_llm.answering import make_task_evaluation
@@ -34,7 +35,7 @@ from jaxrl_llm.training.writers import (
     write_facts,
 )
 from jaxrl_llm.types import Json, Params, TrainState
-from jaxrl_llm.workdir import claim
+from jaxrl_llm.workdir import claim, hold
 
 
 def train(path: str, overrides: Sequence[str] = ()) -> Path:
@@ -47,7 +48,7 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     start = begin(config)
     parts = assemble(config)
     data = open_datasets(config, parts, start)
-    main_first(lambda: take(workdir, resolved, data) if is_main() else None)
+    lock = main_first(lambda: take(workdir, resolved, data) if is_main() else None)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     try:
         state, resumed = starting_state(parts, checkpoints, data, start)
@@ -58,13 +59,17 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     finally:
         data.source.close()
         checkpoints.close()
+        if lock is not None:
+            lock.close()
     return workdir
 
 
-def take(workdir: Path, resolved: Resolved, data: Datasets) -> None:
-    """Claim the run directory, and keep there the rows that were skipped when the data was read."""
+def take(workdir: Path, resolved: Resolved, data: Datasets) -> TextIO:
+    """Claim the run directory for this process alone, and keep there the rows that were skipped when data was read."""
     claim(workdir, resolved)
+    lock = hold(workdir)
     quarantine(data.sequences().values(), workdir / QUARANTINE)
+    return lock
 
 
 def starting_state(

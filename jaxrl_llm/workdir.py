@@ -1,16 +1,19 @@
 """Directories that are written: who may write a run's, and how a new one becomes whole or is not there."""
 
+import fcntl
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from jaxrl_llm.config import Config, Resolved, flatten, load, save
 from jaxrl_llm.errors import StorageFailed, UserError
 from jaxrl_llm.training.writers import METRICS
 
-CONFIG = "config.yaml"
+CONFIG, LOCK = "config.yaml", "lock"
 
 # Keys that may change when a run is continued: how, how long and how closely watched, not what is learned.
 FREE = ("workdir", "mesh", "compute", "eval", "checkpoint", "logging", "training.steps", "training.log_every")
@@ -40,6 +43,31 @@ def claim(workdir: Path, resolved: Resolved) -> None:
         raise UserError(
             f"the run directory {workdir} cannot be written: {error.strerror}\n  mend: workdir=FOLDER"
         ) from error
+
+
+def hold(workdir: Path) -> TextIO:
+    """Have a run directory alone until the file that is returned is closed, or this process ends, however it ends.
+
+    Raises:
+        UserError: another command has it; says which process.
+    """
+    lock = (workdir / LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with lock:
+            lock.seek(0)
+            holder = lock.read().strip()
+        raise UserError(
+            f"{workdir}: {holder or 'another process'} trains there already\n"
+            "  mend: wait for its end, or workdir=ANOTHER"
+        ) from None
+    except OSError:  # a file system without locks
+        return lock
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
+    return lock
 
 
 def has_checkpoint(workdir: Path) -> bool:
