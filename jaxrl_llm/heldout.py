@@ -24,6 +24,7 @@ from jaxrl_llm.data.store import TokenStore
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.evals.perplexity import make_scorer, perplexity
 from jaxrl_llm.evals.preference import calibration, compare
+from jaxrl_llm.parallel.runtime import in_turn
 from jaxrl_llm.types import Mean, Pairs, Params, Tokens, TrainState
 
 MISMATCHED = "/mismatched"  # after a set's name: what KTO measures its answers from
@@ -112,7 +113,9 @@ def make_evaluation(
             refs = None if references is None else references[name]
             found[name] = judged(judge, weights, store, judged_batches(config, parts, name, store, size, refs), parts)
         if tasks is not None:
-            found |= tasks(parts.whole(state, "policy"))
+            policy = parts.whole(state, "policy")
+            in_turn(policy)
+            found |= tasks(policy)
         return found
 
     return evaluate
