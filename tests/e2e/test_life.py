@@ -75,7 +75,7 @@ def test_evaluation_is_the_mean_over_every_held_out_token(run: Path) -> None:
 
 def test_the_saved_config_is_whole_and_starts_the_same_run(run: Path, tmp_path: Path) -> None:
     saved = yaml.safe_load((run / "config.yaml").read_text())
-    assert saved["training"] == {"steps": 24, "batch_size": 8, "micro_batches": 1, "log_every": 1}
+    assert saved["training"] == {"steps": 24, "batch_size": 8, "micro_batches": 1, "ema": None, "log_every": 1}
     again = tmp_path / "again"
     assert main(["train", str(run / "config.yaml"), f"workdir={again}"]) == 0
     assert [row["loss"] for row in rows(again)] == [row["loss"] for row in rows(run)]
