@@ -252,7 +252,7 @@ def state_template(
     )
     step = jax.ShapeDtypeStruct((), "int32", sharding=where.step)
     ema = {role: params[role] for role in averaged}
-    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state, ema=ema)  # type: ignore[arg-type]
+    return TrainState(step=step, params=params, fixed=fixed, opt_state=opt_state, ema=ema)  # type: ignore[arg-type]  # shapes
 
 
 def weights_template(specs: Params, mesh: Mesh) -> Params:

@@ -57,7 +57,7 @@ def open_held_out(config: Config, parts: Assembly, tokenizer: Tokenizer) -> Held
         isolated = True
         found = found | open_examples(config, tokenizer, noun)
     if noun is Tokens and not isinstance(data, DataConfig):
-        rows = {name: open_rows(store, data) for name, store in found.items()}  # type: ignore[arg-type]
+        rows = {name: open_rows(store, data) for name, store in found.items()}  # type: ignore[arg-type]  # of chat
     rows |= {name: PackedRows(store, data.length, "concat", isolated) for name, store in texts.items()}
     return HeldOut(rows, found if noun is not Tokens else {})
 

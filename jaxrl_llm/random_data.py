@@ -91,6 +91,6 @@ def random_answers(
         references={SINGLE: zeros, f"{SINGLE}/mismatched": zeros} if config.algo.cached else None,
         mismatch=parts.algo.mismatched,
     )
-    batch, _ = source.next(None)  # type: ignore[arg-type]
+    batch, _ = source.next(None)  # type: ignore[arg-type]  # fixed data ask for no state
     source.close()
     return batch, source.tokens_per_step

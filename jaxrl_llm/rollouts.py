@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from jaxrl_llm.algos.ppo import PpoConfig
 from jaxrl_llm.assemble import Assembly
 from jaxrl_llm.begin import Begin
 from jaxrl_llm.config import Config
@@ -70,7 +69,7 @@ def make_source(
 
     `judges` are the fingerprints of reward models: with others a run must not go on.
     """
-    rollout, training, algo = config.rollout, config.training, config.algo
+    rollout, training = config.rollout, config.training
     context = config.model.context
     sampler = Sampler(
         parts.models["policy"],
@@ -93,7 +92,7 @@ def make_source(
         sharding=parts.batch_sharding,
         context=context,
         seed=config.seed,
-        kl_penalty=isinstance(algo, PpoConfig) and algo.surrogate == "kl_penalty",
+        kl_penalty=parts.algo.penalised,
         pretrain=pretraining[0],
         order=" ".join((pretraining[1], *judges)),
     )

@@ -204,6 +204,7 @@ class Algo:
     prepare: Callable[..., Any] | None = None
     scores: Callable[..., Array] | None = None  # (params by role, micro-batch) -> [N]: what ranks answers, in its slots
     mismatched: bool = False  # it reads `Labelled.mismatched`
+    penalised: bool = False  # it reads `Rollouts.penalty_coef_B`, which adapts to how far updates went
     sparse: frozenset[str] = frozenset()  # terms that a batch may have nothing for; of the others that is an error
 
 

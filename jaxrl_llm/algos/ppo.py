@@ -138,6 +138,7 @@ def build(config: PpoConfig, models: Mapping[str, Model], temperature: float = 1
         weights=weights,
         loss=loss,
         prepare=prepare,
+        penalised=config.surrogate == "kl_penalty",
     )
 
 

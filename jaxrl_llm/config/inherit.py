@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from jaxrl_llm.algos import AlgoConfig
+from jaxrl_llm.config.settle import kinds, members
 from jaxrl_llm.config.yaml_source import Node, read_yaml
 from jaxrl_llm.models.hf import base_model, describe, is_adapter, is_huggingface
 
 SECTIONS = ("model", "tokenizer")
+WITH_CRITIC = {kind for kind, algo in kinds(members(AlgoConfig)).items() if "value" in algo().trained}
 
 
 def inherited(layers: Sequence[Node]) -> Node | None:
@@ -19,7 +22,7 @@ def inherited(layers: Sequence[Node]) -> Node | None:
     found = _layer_of(policy, f"init_from {policy}") if policy is not None else None
     critic = _last([layer.value["critic"] for layer in layers if "critic" in layer.value], "init_from")
     kind = _last([layer.value["algo"] for layer in layers if "algo" in layer.value], "kind")
-    shape = _critic_shape(policy, critic) if kind == "ppo" else None
+    shape = _critic_shape(policy, critic) if kind in WITH_CRITIC else None
     if shape is None:
         return found
     section = Node({"critic": Node({"model": shape}, shape.origin)}, shape.origin)

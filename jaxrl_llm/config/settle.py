@@ -20,7 +20,8 @@ Presets = Mapping[type, Mapping[str, Any]]  # a schema with a field `preset` -> 
 
 def fields_of(schema: type) -> dict[str, FieldInfo]:
     """The fields of a `@schema` class, in the order in which they were written."""
-    return {field.name: schema.__pydantic_fields__[field.name] for field in dataclasses.fields(schema)}  # type: ignore[attr-defined]
+    known: dict[str, FieldInfo] = schema.__pydantic_fields__  # type: ignore[attr-defined]  # pydantic's own, set at run time
+    return {field.name: known[field.name] for field in dataclasses.fields(schema)}
 
 
 def members(annotation: Any) -> list[type]:

@@ -94,7 +94,8 @@ def _defaults(config: Any, default: Any) -> dict[str, Any]:
                 for key, entry in value.items()
             }
         else:
-            nested[name] = dataclasses.asdict(usual) if dataclasses.is_dataclass(usual) else usual  # type: ignore[arg-type]
+            section = dataclasses.is_dataclass(usual) and not isinstance(usual, type)
+            nested[name] = dataclasses.asdict(usual) if section else usual
     return nested
 
 

@@ -63,7 +63,7 @@ class Node:
 class _Loader(yaml.SafeLoader):
     """PyYAML's parser and composer with our own table of plain values, and without anchors and tags."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012
+    yaml_implicit_resolvers = {}  # noqa: RUF012  PyYAML's table, which `add_implicit_resolver` below fills
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()

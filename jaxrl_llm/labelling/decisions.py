@@ -44,7 +44,7 @@ def decide(n: int, safety: bool, ask: Ask) -> Decision | Command:
         reply = ask(text, wrong).strip().lower()
         wrong = ""
         if reply in ("s", "q") or (reply == "b" and not known):
-            return reply  # type: ignore[return-value]
+            return reply  # type: ignore[return-value]  # the literals of the line above
         if reply == "b":
             known.pop()
         elif reply in ("?", "help"):

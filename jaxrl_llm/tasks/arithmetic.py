@@ -72,6 +72,11 @@ def problems(
         largest: the largest number that may come up.
         forgets: share of sums with a carry in which the author of the answer forgets it; see `uncarried`.  The
             questions and their values stay as they are.
+
+    With `forgets` above a half the likeliest answer to a sum with a carry is the wrong one, and the right one is still
+    sampled: a model that is fine-tuned on such answers writes what parses and ends, and errs in arithmetic alone.
+    Decoded greedily, if it learned all of that, it is right where nothing is carried: in 67 % of problems of one step,
+    45 % of two, 33 % of three.
     """
     rng, slips = random.Random(f"{seed}/{split}/{difficulty}"), random.Random(f"{seed}/slips")
 
@@ -81,25 +86,6 @@ def problems(
     for index in range(n):
         numbers = draw(rng, split, _steps(rng, difficulty), largest)
         yield tell(rng, numbers, compute, f"arithmetic {split} problem {index} of seed {seed}")
-
-
-def sft_rows(
-    n: int,
-    seed: int,
-    split: Split = "train",
-    difficulty: Difficulty = 1,
-    largest: int = LARGEST,
-    forgets: float = 0.0,
-) -> Iterator[dict[str, str]]:
-    """Rows to fine-tune on, {"prompt": question, "completion": worked answer}; arguments as of `problems`.
-
-    With `forgets` above a half the likeliest answer to a sum with a carry is the wrong one, and the right one is still
-    sampled: a model so trained writes answers that parse and end, and whose errors are of arithmetic alone.  Decoded
-    greedily, if it learned all of that, it is right where nothing is carried: in 67 % of problems of one step, 45 % of
-    two, 33 % of three.
-    """
-    for each in problems(n, seed, split, difficulty, largest, forgets):
-        yield {"prompt": each.question, "completion": each.answer}
 
 
 def pair_rows(
@@ -114,7 +100,7 @@ def pair_rows(
 
     The rejected answer tells the same story and slips in one sum, whichever it is: a carry is forgotten, or the result
     is off by one or by ten.  It goes on with that, so that it ends in a wrong number.  `forgets` is the share of the
-    problems with a carry where just that is forgotten: what a policy trained on `sft_rows` is to be told of.
+    problems with a carry where just that is forgotten: what a policy trained on such an author is to be told of.
     """
     rng, slips = random.Random(f"{seed}/{split}/{difficulty}/pairs"), random.Random(f"{seed}/slips")
     for _ in range(n):

@@ -14,7 +14,7 @@ from jaxrl_llm.config.validate import build
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.schema import schema
 from jaxrl_llm.tasks import TaskConfig, build_task
-from jaxrl_llm.tasks.arithmetic import ArithmeticConfig, pair_rows, sft_rows
+from jaxrl_llm.tasks.arithmetic import ArithmeticConfig, pair_rows, problems
 from jaxrl_llm.tasks.task import Example, Task
 
 WITHOUT_END = 10_000  # rows of a task that could go on for ever
@@ -25,7 +25,7 @@ class ForgetfulConfig(ArithmeticConfig):
     """Word problems whose answers are by an author who makes mistakes."""
 
     forgets: float = Field(default=0.0, ge=0.0, le=1.0)
-    """How many of them are forgotten carries; see `sft_rows` and `pair_rows`."""
+    """How many of them are forgotten carries; see `problems` and `pair_rows`."""
 
 
 def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -39,10 +39,11 @@ def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         raise UserError(f"{args.kind} has one answer a problem, so there are no pairs of it\n  mend: --rows sft")
     task = build_task(config)
     n, seed, split = _number(args, task), args.seed, args.split
+    row = {"sft": _sft_row, "problems": _problem_row}.get(args.rows)
     if isinstance(config, ForgetfulConfig):
-        rows = {"sft": sft_rows, "pairs": pair_rows}[args.rows]
-        return rows(n, seed, split, config.difficulty, config.largest, config.forgets)
-    row = {"sft": _sft_row, "problems": _problem_row}[args.rows]
+        authored = n, seed, split, config.difficulty, config.largest, config.forgets
+        return pair_rows(*authored) if row is None else map(row, problems(*authored))
+    assert row is not None, "there are no pairs, which was said"
     return map(row, task.examples(split, n, seed))
 
 

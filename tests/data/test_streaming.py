@@ -8,24 +8,11 @@ from pathlib import Path
 import pytest
 
 from jaxrl_llm.data.streaming import Detokenizer
-from jaxrl_llm.data.tokenizers import BytesTokenizer, Tokenizer, load_tokenizer, train_sentencepiece
+from jaxrl_llm.data.tokenizers import BytesTokenizer, Tokenizer, load_tokenizer
 from jaxrl_llm.tasks import corpus
-from tests.golden.chat_cases import KINDS, TEXTS, tokenizer_files
+from tests.golden.chat_cases import KINDS, TEXTS
 
 NAMES = ["plain bytes", "sentencepiece", *KINDS]
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
-    """One of each kind."""
-    base = tmp_path_factory.mktemp("tokenizers")
-    found: dict[str, Tokenizer] = {"plain bytes": BytesTokenizer()}
-    found["sentencepiece"] = train_sentencepiece(corpus(100, seed=0), 400, base / "m.model")
-    for kind in KINDS:
-        for name, content in tokenizer_files(kind).items():
-            (base / name).write_text(content, encoding="utf-8")
-        found[kind] = load_tokenizer(base)
-    return found
 
 
 def stream(tokenizer: Tokenizer, ids: list[int], continued: bool = False) -> list[str]:

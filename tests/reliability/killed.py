@@ -16,13 +16,14 @@ from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.step import Step
 
 
-def die_after(owner: type, name: str, due: Callable[..., bool]) -> None:
+def die_after(owner: type, name: str, due: Callable[..., bool], last_words: Callable[[], None] = lambda: None) -> None:
     """Kill this process after the method's call of which `due(*its arguments)` is true."""
     method = getattr(owner, name)
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
         found = method(*args, **kwargs)
         if due(*args):
+            last_words()
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
@@ -30,11 +31,25 @@ def die_after(owner: type, name: str, due: Callable[..., bool]) -> None:
 
 
 def run(where: str, number: int, config: str) -> int:
-    """Exit code of a run that nobody killed."""
+    """Exit code of a run that nobody killed.
+
+    What was saved before that place is on disk when it dies there, so that it is known from where the run goes on.
+    """
+    save, opened = Checkpoints.save, list[Checkpoints]()
+
+    def remembered(checkpoints: Checkpoints, *args: Any) -> None:
+        opened.append(checkpoints)
+        save(checkpoints, *args)
+
+    Checkpoints.save = remembered  # type: ignore[method-assign]  # to know whom to wait for
+
+    def saved() -> None:
+        opened[-1].wait()
+
     if where == "rollout":
-        die_after(RolloutSource, "_write", lambda source, *_: source.state()[0]["round"] == number)
+        die_after(RolloutSource, "_write", lambda source, *_: source.state()[0]["round"] == number, saved)
     elif where == "update":
-        die_after(Step, "__call__", lambda step, state, batch: _step(state) == number)
+        die_after(Step, "__call__", lambda step, state, batch: _step(state) == number, saved)
     else:
         die_after(Checkpoints, "save", lambda checkpoints, state, *_: int(state.step) == number)
     return main(["train", config])

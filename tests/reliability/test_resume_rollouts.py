@@ -52,7 +52,7 @@ def test_killed_anywhere_it_ends_as_the_undisturbed_run(
     command = [sys.executable, "-m", "tests.reliability.killed", where, str(number), str(config)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == -9, done.stdout + done.stderr
-    jaxrl("train", config)  # from the last checkpoint that is whole, if there is one
+    assert f"resuming from step {6 if where == 'update' else 3} of 12" in jaxrl("train", config)
     assert figures(tmp_path / "run") == figures(undisturbed)
     assert samples(tmp_path / "run") == samples(undisturbed)
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from jaxrl_llm.tasks import build_task
-from jaxrl_llm.tasks.arithmetic import LARGEST, ArithmeticConfig, pair_rows, problems, sft_rows, split_of, uncarried
+from jaxrl_llm.tasks.arithmetic import LARGEST, ArithmeticConfig, pair_rows, problems, split_of, uncarried
 from jaxrl_llm.tasks.equations import check, evaluate
 from jaxrl_llm.tasks.numbers import final_number
 from jaxrl_llm.tasks.task import Example, grade_number
@@ -139,13 +139,6 @@ def test_an_author_who_forgets_carries_writes_answers_that_parse_and_are_wrong_f
         )
 
     assert 0.5 < wrong(0.6) / wrong(1.0) < 0.7
-
-
-def test_rows_for_fine_tuning_are_the_problems() -> None:
-    wanted = [
-        {"prompt": each.question, "completion": each.answer} for each in problems(20, 1, "train", (1, 3), 300, 0.6)
-    ]
-    assert list(sft_rows(20, 1, "train", (1, 3), 300, 0.6)) == wanted
 
 
 def test_the_rejected_answer_of_a_pair_has_one_wrong_sum_and_ends_wrong() -> None:

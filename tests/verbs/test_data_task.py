@@ -9,7 +9,7 @@ import pytest
 
 from jaxrl_llm.cli import main
 from jaxrl_llm.data.prompts import read_prompts
-from jaxrl_llm.tasks.arithmetic import pair_rows, problems, sft_rows
+from jaxrl_llm.tasks.arithmetic import pair_rows, problems
 
 Write = Callable[..., list[Any]]
 GSM8K = [{"question": f"What is {i}/4?", "answer": f"It is <<{i}/4={i / 4}>>{i / 4}.\n#### {i / 4}"} for i in range(6)]
@@ -34,9 +34,12 @@ def gsm8k(tmp_path: Path) -> str:
 
 
 def test_rows_to_fine_tune_on(write: Write) -> None:
-    assert write("arithmetic", "--rows", "sft", "-n", "30", "difficulty=1") == list(sft_rows(30, 0))
+    def wanted(*authored: Any) -> list[dict[str, str]]:
+        return [{"prompt": each.question, "completion": each.answer} for each in problems(*authored)]
+
+    assert write("arithmetic", "--rows", "sft", "-n", "30", "difficulty=1") == wanted(30, 0)
     forgetful = ["--split", "test", "difficulty=[1,2]", "largest=300", "forgets=0.7", "--seed", "3", "-n", "30"]
-    assert write("arithmetic", "--rows", "sft", *forgetful) == list(sft_rows(30, 3, "test", (1, 2), 300, 0.7))
+    assert write("arithmetic", "--rows", "sft", *forgetful) == wanted(30, 3, "test", (1, 2), 300, 0.7)
 
 
 def test_pairs(write: Write) -> None:
