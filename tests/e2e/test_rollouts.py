@@ -145,6 +145,15 @@ def test_text_is_kept_in_mind(runs: Runs, tmp_path: Path) -> None:
     assert column(run, "ratio")[0] == pytest.approx(1, abs=1e-5)
 
 
+def test_the_penalty_follows_how_far_updates_went(runs: Runs, tmp_path: Path) -> None:
+    """Twice as much after a round that ended far from the policy that wrote, half after one that stayed near."""
+    for target, second in ((1e-12, 2.0), (1e6, 0.5)):
+        config = runs.config("ppo", tmp_path / f"penalty{second}.yaml")
+        run = train(config, "algo.surrogate=kl_penalty", f"rollout.penalty.target={target}")
+        assert [row["penalty_coef"] for row in rows(run)] == [1.0] * 4 + [second] * 4
+        assert "clip_fraction" not in rows(run)[0]
+
+
 def test_a_round_that_went_too_far_ends(runs: Runs, tmp_path: Path) -> None:
     run = train(runs.config("ppo", tmp_path / "stop.yaml"), "rollout.stop_kl=1e-9", "schedule.lr=0.1")
     found = rows(run)
