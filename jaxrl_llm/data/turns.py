@@ -59,7 +59,8 @@ def text_of(value: Any, column: str) -> str:
 
 def number_of(value: Any, column: str, minimum: float = -math.inf) -> float:
     """A finite number, and no less than `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not minimum <= value <= LARGEST:
+    least = max(minimum, -LARGEST)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= LARGEST:
         misfit(column, "a number" if minimum == -math.inf else f"a number of at least {minimum:g}", value)
     return float(value)
 

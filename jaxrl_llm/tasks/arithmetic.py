@@ -20,7 +20,8 @@ from pydantic import Field, model_validator
 from jaxrl_llm.schema import schema
 from jaxrl_llm.tasks.numbers import final_number
 from jaxrl_llm.tasks.task import Example, Split, Task, grade_number
-from jaxrl_llm.tasks.wording import Compute, Sum, exact, tell
+from jaxrl_llm.tasks.wording import tell
+from jaxrl_llm.tasks.worked import Compute, Sum, exact
 
 LARGEST = 200
 
@@ -61,6 +62,7 @@ def problems(
     difficulty: Difficulty = 1,
     largest: int = LARGEST,
     forgets: float = 0.0,
+    varied: bool = False,
 ) -> Iterator[Example]:
     """`n` problems: the same ones for the same arguments, the first of them also for another `n`.
 
@@ -72,6 +74,8 @@ def problems(
         largest: the largest number that may come up.
         forgets: share of sums with a carry in which the author of the answer forgets it; see `uncarried`.  The
             questions and their values stay as they are.
+        varied: the author takes one of several right ways at every step, by chance; see `worked`.  The questions and
+            their values stay as they are.
 
     With `forgets` above a half the likeliest answer to a sum with a carry is the wrong one, and the right one is still
     sampled: a model that is fine-tuned on such answers writes what parses and ends, and errs in arithmetic alone.
@@ -79,13 +83,14 @@ def problems(
     45 % of two, 33 % of three.
     """
     rng, slips = random.Random(f"{seed}/{split}/{difficulty}"), random.Random(f"{seed}/slips")
+    ways = random.Random(f"{seed}/ways") if varied else None
 
     def compute(total: int, operator: str, operand: int) -> int:
         return (uncarried if slips.random() < forgets else exact)(total, operator, operand)
 
     for index in range(n):
         numbers = draw(rng, split, _steps(rng, difficulty), largest)
-        yield tell(rng, numbers, compute, f"arithmetic {split} problem {index} of seed {seed}")
+        yield tell(rng, numbers, compute, f"arithmetic {split} problem {index} of seed {seed}", ways)
 
 
 def pair_rows(
@@ -150,7 +155,7 @@ def uncarried(total: int, operator: str, operand: int) -> int:
 def _carries(numbers: Sum) -> list[int]:
     """Which of the sums have a carry."""
     found, total = [], numbers.operands[0]
-    for index, (operator, operand) in enumerate(zip(numbers.operators, numbers.operands[1:], strict=True)):
+    for index, (operator, operand) in enumerate(numbers.steps):
         right = exact(total, operator, operand)
         if uncarried(total, operator, operand) != right:
             found.append(index)

@@ -1,13 +1,10 @@
 """Word problems in words: the numbers of a problem told as a question and its worked answer, in many ways."""
 
 import random
-from collections.abc import Callable
 from fractions import Fraction
-from typing import NamedTuple
 
 from jaxrl_llm.tasks.task import Example
-
-Compute = Callable[[int, str, int], int]  # (total, operator, operand) -> what the author thinks it makes
+from jaxrl_llm.tasks.worked import Compute, Line, Sum, exact, work
 
 # fmt: off
 NAMES = (
@@ -70,37 +67,39 @@ QUESTIONS = (
     "How many {things} belong to {name} after that?",
 )
 STEPS = ("Then {name} has", "Now {name} has", "That makes", "After that {name} has")
+TOGETHER, CHANGES = "Both together make", {"+": "more", "-": "fewer"}
 
 
-class Sum(NamedTuple):
-    """A problem's numbers: start with the first operand, then apply one operator to each of the others."""
-
-    operands: tuple[int, ...]
-    operators: tuple[str, ...]
-
-
-def exact(total: int, operator: str, operand: int) -> int:
-    """What it makes."""
-    return {"+": total + operand, "-": total - operand, "*": total * operand}[operator]
-
-
-def tell(rng: random.Random, numbers: Sum, compute: Compute = exact, origin: str = "") -> Example:
-    """One problem.  An author who computes wrong goes on with what he has; the problem's value is the right one."""
+def tell(
+    rng: random.Random,
+    numbers: Sum,
+    compute: Compute = exact,
+    origin: str = "",
+    ways: random.Random | None = None,
+) -> Example:
+    """One problem.  Its value is right, whatever the author computes; `compute` and `ways` are those of `work`."""
     name, friend = rng.sample(NAMES, 2)
     things = rng.choice(THINGS)
     box, boxes = rng.choice(BOXES)
     words = {"name": name, "friend": friend, "things": things, "box": box, "boxes": boxes}
-    value = total = numbers.operands[0]
+    value = numbers.operands[0]
     packed = numbers.operators[0] == "*"  # "3 bags with 6 shells in each"
-    question = [] if packed else [rng.choice(STARTS).format(a=total, **words)]
+    question = [] if packed else [rng.choice(STARTS).format(a=value, **words)]
     answer = []
-    for operator, operand in zip(numbers.operators, numbers.operands[1:], strict=True):
+    lines = list(work(numbers, compute, ways))
+    for (operator, operand), line in zip(numbers.steps, lines, strict=True):
         opening = packed and not question
         story = PACKED_STARTS if opening else EVENTS[operator]
-        question.append(rng.choice(story).format(a=total, b=operand, **words))
+        question.append(rng.choice(story).format(a=value, b=operand, **words))
         step = ("{name} starts with" if opening else rng.choice(STEPS)).format(**words)
-        equation = f"{total}{operator}{operand}"
-        value, total = exact(value, operator, operand), compute(total, operator, operand)
-        answer.append(f"{step} {equation}=<<{equation}={total}>>{total} {things}.")
+        value = exact(value, operator, operand)
+        answer.append(_sentence(step, line, things))
     question.append(rng.choice(QUESTIONS).format(**words))
-    return Example(" ".join(question), "\n".join([*answer, f"#### {total}"]), Fraction(value), origin)
+    return Example(" ".join(question), "\n".join([*answer, f"#### {lines[-1].result}"]), Fraction(value), origin)
+
+
+def _sentence(step: str, line: Line, things: str) -> str:
+    worked = ", then ".join(f"{said}=<<{said}={result}>>{result}" for said, result in line.equations)
+    if line.change is not None:
+        return f"{TOGETHER} {worked} {CHANGES[line.change]} {things}."
+    return f"{step} {worked} {things}."

@@ -28,6 +28,14 @@ class ForgetfulConfig(ArithmeticConfig):
     """How many of them are forgotten carries; see `problems` and `pair_rows`."""
 
 
+@schema
+class AuthorConfig(ForgetfulConfig):
+    """Word problems with one answer each."""
+
+    varied: bool = False
+    """The author takes one of several right ways at every step, by chance; see `problems`."""
+
+
 def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rows that the arguments of `data task` ask for.
 
@@ -39,11 +47,12 @@ def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         raise UserError(f"{args.kind} has one answer a problem, so there are no pairs of it\n  mend: --rows sft")
     task = build_task(config)
     n, seed, split = _number(args, task), args.seed, args.split
-    row = {"sft": _sft_row, "problems": _problem_row}.get(args.rows)
     if isinstance(config, ForgetfulConfig):
         authored = n, seed, split, config.difficulty, config.largest, config.forgets
-        return pair_rows(*authored) if row is None else map(row, problems(*authored))
-    assert row is not None, "there are no pairs, which was said"
+        if isinstance(config, AuthorConfig):
+            return map(_sft_row, problems(*authored, config.varied))
+        return pair_rows(*authored)
+    row = _sft_row if args.rows == "sft" else _problem_row
     return map(row, task.examples(split, n, seed))
 
 
@@ -53,8 +62,8 @@ def _config(args: argparse.Namespace) -> Any:
         near = difflib.get_close_matches(args.kind, known, n=1)
         mend = f"did you mean {near[0]}?" if near else f"there is: {', '.join(known)}"
         raise UserError(f"unknown task {args.kind!r}\n  mend: {mend}")
-    wanted = ForgetfulConfig if args.kind == "arithmetic" and args.rows != "problems" else known[args.kind]
-    return build(wanted, [parse_overrides(args.overrides)], {})[0]
+    authors = {"sft": AuthorConfig, "pairs": ForgetfulConfig} if args.kind == "arithmetic" else {}
+    return build(authors.get(args.rows, known[args.kind]), [parse_overrides(args.overrides)], {})[0]
 
 
 def _number(args: argparse.Namespace, task: Task) -> int:

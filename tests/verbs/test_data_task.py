@@ -40,6 +40,9 @@ def test_rows_to_fine_tune_on(write: Write) -> None:
     assert write("arithmetic", "--rows", "sft", "-n", "30", "difficulty=1") == wanted(30, 0)
     forgetful = ["--split", "test", "difficulty=[1,2]", "largest=300", "forgets=0.7", "--seed", "3", "-n", "30"]
     assert write("arithmetic", "--rows", "sft", *forgetful) == wanted(30, 3, "test", (1, 2), 300, 0.7)
+    varied = wanted(30, 3, "test", (1, 2), 300, 0.7, True)
+    assert write("arithmetic", "--rows", "sft", *forgetful, "varied=true") == varied
+    assert varied != wanted(30, 3, "test", (1, 2), 300, 0.7)
 
 
 def test_pairs(write: Write) -> None:
@@ -76,6 +79,9 @@ def test_a_task_of_a_file(write: Write, gsm8k: str) -> None:
         ("chess --rows sft", "there is: arithmetic, gsm8k"),
         ("arithmetic --rows sft forget=0.7", "forget: unknown key, did you mean forgets"),
         ("arithmetic --rows problems forgets=0.7", "forgets: unknown key"),
+        ("arithmetic --rows pairs varied=true", "varied: unknown key"),
+        ("arithmetic --rows problems varied=true", "varied: unknown key"),
+        ("arithmetic --rows sft varied=1", "varied: expected true or false, found the number 1"),
         ("arithmetic --rows sft forgets=1.5", "forgets: expected at most 1, found the number 1.5"),
         ("arithmetic --rows problems difficulty=[3,1]", "not [3, 1]"),
         ("arithmetic --rows problems difficulty=x", "difficulty: "),
