@@ -41,6 +41,12 @@ def _generate() -> ModuleType:
     return generate
 
 
+def _reject() -> ModuleType:
+    from jaxrl_llm.verbs import reject
+
+    return reject
+
+
 def _label() -> ModuleType:
     from jaxrl_llm.verbs import label
 
@@ -118,6 +124,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb("run a pipeline of stages, skipping what is done", _run),
     "generate": Verb("sample text from a run or a checkpoint", _generate),
     "chat": Verb("talk with a model in the terminal", _chat),
+    "reject": Verb("sample several answers a prompt, score, select, write a data set", _reject),
     "label": Verb("compare answers in the terminal: people's feedback", _label),
     "evaluate": Verb("RewardBench, perplexity by domain, or a task", _evaluate),
     "import": Verb("a Hugging Face model into a run directory", _import),

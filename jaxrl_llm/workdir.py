@@ -4,12 +4,13 @@ import fcntl
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from jaxrl_llm.config import Config, Resolved, flatten, load, save
+from jaxrl_llm.config import flatten, save
+from jaxrl_llm.config import load as load_config
 from jaxrl_llm.errors import StorageFailed, UserError
 from jaxrl_llm.training.writers import METRICS
 
@@ -20,8 +21,16 @@ FREE = ("workdir", "mesh", "compute", "eval", "checkpoint", "logging", "training
 FREE_DATA = ("data.cache_dir", "data.workers", "data.prefetch")
 
 
-def claim(workdir: Path, resolved: Resolved) -> None:
+def claim(
+    workdir: Path, resolved: Any, load: Callable[[Path], Any] = load_config, free: Sequence[str] = FREE + FREE_DATA
+) -> None:
     """Make a run directory ours and write its config.yaml, or find the run there that is to be continued.
+
+    Args:
+        workdir: the directory.
+        resolved: the config with its history.
+        load: reads the config that is there.
+        free: keys, and sections, that may have changed since.
 
     Raises:
         UserError: it cannot be written, is something else's, or holds the run of another config.
@@ -30,7 +39,7 @@ def claim(workdir: Path, resolved: Resolved) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if has_checkpoint(workdir) or (workdir / METRICS).is_file():
-            refuse_other_run(workdir, load(saved), resolved.config)
+            refuse_other_run(workdir, load(saved), resolved.config, free)
         elif saved.is_file():  # a run that never began: its config may be mended
             pass
         elif any(workdir.iterdir()):
@@ -59,7 +68,7 @@ def hold(workdir: Path) -> TextIO:
             lock.seek(0)
             holder = lock.read().strip()
         raise UserError(
-            f"{workdir}: {holder or 'another process'} trains there already\n"
+            f"{workdir}: {holder or 'another process'} works there already\n"
             "  mend: wait for its end, or workdir=ANOTHER"
         ) from None
     except OSError:  # a file system without locks
@@ -78,14 +87,13 @@ def has_checkpoint(workdir: Path) -> bool:
     )
 
 
-def refuse_other_run(workdir: Path, before: Config, now: Config) -> None:
+def refuse_other_run(workdir: Path, before: Any, now: Any, free: Sequence[str] = FREE + FREE_DATA) -> None:
     """A UserError naming the keys in which a continued run would not be the one it was."""
     old, new = flatten(before), flatten(now)
     keys = [
         key
         for key in sorted({*old, *new})
-        if old.get(key) != new.get(key)
-        and not any(key == free or key.startswith(free + ".") for free in FREE + FREE_DATA)
+        if old.get(key) != new.get(key) and not any(key == each or key.startswith(each + ".") for each in free)
     ]
     if keys:
         lines = [f"  {key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in keys[:12]]

@@ -21,8 +21,8 @@ def test_two_commands_do_not_train_in_one_directory(
     with hold(workdir):
         assert main(["train", str(config)]) == 2
     assert f"process {os.getpid()} on" in (told := capsys.readouterr().err)
-    assert "trains there already" in told
+    assert "works there already" in told
     assert rows(workdir) == []
-    with hold(workdir), pytest.raises(UserError, match="trains there already"):
+    with hold(workdir), pytest.raises(UserError, match="works there already"):
         hold(workdir)
     hold(workdir).close()  # the one before has let go

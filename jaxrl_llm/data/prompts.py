@@ -48,7 +48,7 @@ def read_prompt_rows(path: Path) -> list[PromptRow]:
         raise UserError(f"{path}: cannot be read: no such file")
     if path.name.endswith(tuple(ENDINGS)):
         records = (record for item in inputs_of(ExamplesConfig(path=str(path))) for record in read_records(item))
-        found = [_of_row(parse_row(record), record.origin) for record in records]
+        found = [prompt_row(parse_row(record), record.origin) for record in records]
     else:
         try:
             lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
@@ -110,7 +110,8 @@ def written(prompt: Prompt, tokens: Sequence[int], tokenizer: Tokenizer, stop_id
     return tokenizer.decode(tokens[:-1] if tokens[-1] in stop_ids else tokens, continued=True).strip()
 
 
-def _of_row(row: dict[str, Any], origin: str) -> PromptRow:
+def prompt_row(row: dict[str, Any], origin: str) -> PromptRow:
+    """The prompt of one row, whatever stands beside it.  Raises UserError, with the origin: it has none."""
     row = {name: value for name, value in row.items() if value is not None}
     safety = row.get("safety", False)
     if not isinstance(safety, bool):

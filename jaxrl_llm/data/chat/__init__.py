@@ -7,7 +7,14 @@
 """
 
 from jaxrl_llm.data.chat.template import BUNDLED, Message, Template, find_template, with_bos
-from jaxrl_llm.data.chat.tokens import ChatTokens, chat_stop_ids, tokenize_chat, tokenize_prompt, tokenize_turns
+from jaxrl_llm.data.chat.tokens import (
+    ChatTokens,
+    chat_stop_ids,
+    tokenize_asking,
+    tokenize_chat,
+    tokenize_prompt,
+    tokenize_turns,
+)
 
 __all__ = [
     "BUNDLED",
@@ -16,6 +23,7 @@ __all__ = [
     "Template",
     "chat_stop_ids",
     "find_template",
+    "tokenize_asking",
     "tokenize_chat",
     "tokenize_prompt",
     "tokenize_turns",

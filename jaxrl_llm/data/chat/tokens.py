@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 from jaxrl_llm.data.chat.layout import Layout, Turn, lay_out
@@ -97,6 +98,27 @@ def tokenize_prompt(tokenizer: Tokenizer, template: Template, messages: Sequence
         text = template.render(messages, add_generation_prompt=True)
         layout = Layout(text, regions=(), turns={}, closing="", odd=tuple(range(len(messages))))
     return _encode(tokenizer, template, messages, layout, ())[0]
+
+
+def tokenize_asking(tokenizer: Tokenizer, template: Template, messages: Sequence[Message]) -> list[int]:
+    """The tokens of a conversation in which it is the user's turn: up to where their words begin.
+
+    Raises:
+        UserError: the template refuses such a conversation.
+    """
+    layout = lay_out(template, [*messages, {"role": "user", "content": "?"}])
+    begins = [region.begin for region in layout.regions if region.message == len(messages)]
+    if not begins:
+        raise UserError(f"chat template {template.name}: it does not write what a user says last, so none can ask on")
+    before = {n: turn for n, turn in layout.turns.items() if not isinstance(turn, Turn) or turn.end <= begins[0]}
+    cut = replace(
+        layout,
+        text=layout.text[: begins[0]],
+        regions=tuple(region for region in layout.regions if region.end <= begins[0]),
+        turns=before,
+        odd=tuple(n for n in layout.odd if n < len(messages)),
+    )
+    return _encode(tokenizer, template, messages, cut, ())[0]
 
 
 def chat_stop_ids(tokenizer: Tokenizer, template: Template) -> frozenset[int]:
