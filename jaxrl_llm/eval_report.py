@@ -58,8 +58,9 @@ def title(figures: Json) -> str:
     if figures["suite"] == "perplexity":
         suite = "Perplexity"
     elif figures["suite"] == "task":
-        settings = {name: value for name, value in figures["task"].items() if name != "kind" and "path" not in name}
-        suite = figures["task"]["kind"] + "".join(f", {name} {_shown(value)}" for name, value in settings.items())
+        suite = _task(figures["task"])
+    elif figures["suite"] == "best-of-n":
+        suite = f"Best of {figures['n']}" + (f", {_task(figures['task'])}" if figures["task"] else "")
     else:
         suite = f"RewardBench {figures['version']}" if figures["overall"] else "Preferences"
     return f"{suite}: {figures['model']}"
@@ -76,6 +77,8 @@ def tables_of(figures: Json) -> list[tuple[Row, list[Row]]]:
         return [(head, rows)]
     if figures["suite"] == "task":
         return [_greedy_table(figures), *([_samples_table(figures["samples"])] if figures["samples"] else [])]
+    if figures["suite"] == "best-of-n":
+        return [_best_table(figures["best_of"]), *([_runs_table(figures["runs"])] if figures["runs"] else [])]
     rows = []
     for section, found in figures["sections"].items():
         rows.append((section, *_cells(found)))
@@ -120,6 +123,63 @@ def _samples_table(samples: Json) -> tuple[Row, list[Row]]:
         cells = [cell for x, name in found for cell in (f"{100 * x[name]:.2f}", tables.interval(x["interval"]))]
         rows.append((f"{k}", *cells, *([tables.minus(f"{best[k]['reward']:.3f}")] if best else [])))
     return (*head, *(("best of k, %", "95 % interval", "its reward") if best else ())), rows
+
+
+def _best_table(best_of: Json) -> tuple[Row, list[Row]]:
+    """Of each n what choosing costs in KL, and what it gains."""
+    first = next(iter(best_of.values()))
+    rows: list[Row] = [
+        (
+            f"{n}",
+            f"{found['kl_bound']:.3f}",
+            *_with_interval(found, "reward", "reward_interval"),
+            f"{100 * found['win_bound']:.2f}",
+            *_wins(found),
+        )
+        for n, found in best_of.items()
+    ]
+    return ("best of", "KL at most, nats", "reward", "95 % interval", "wins at most, %", *_wins_head(first)), rows
+
+
+def _runs_table(runs: Json) -> tuple[Row, list[Row]]:
+    """Of other policies the same, measured."""
+    first = next(iter(runs.values()))
+    rows: list[Row] = [
+        (
+            name,
+            *_with_interval(found, "kl", "kl_interval"),
+            *_with_interval(found, "reward", "reward_interval"),
+            *_wins(found),
+            f"{found['length']:.1f}",
+        )
+        for name, found in runs.items()
+    ]
+    return ("run", "KL, nats", "95 % interval", "reward", "95 % interval", *_wins_head(first), "tokens"), rows
+
+
+def _wins_head(found: Json) -> Row:
+    """Of the columns of `_wins`."""
+    names = [cell for name in found["wins"] for cell in (f"wins by {name}, %", "95 % interval")]
+    return (*names, *(("right, %", "95 % interval") if "accuracy" in found else ()))
+
+
+def _wins(found: Json) -> Row:
+    """How often it wins, by each that says so; and how often it is right, where that is known."""
+    rates = [(each["rate"], each["interval"]) for each in found["wins"].values()]
+    rates += [(found["accuracy"], found["interval"])] if "accuracy" in found else []
+    return tuple(cell for rate, ends in rates for cell in (f"{100 * rate:.2f}", tables.interval(ends)))
+
+
+def _with_interval(found: Json, name: str, interval: str) -> Row:
+    """A number that is no share, and its interval."""
+    low, high = found[interval]
+    return tables.minus(f"{found[name]:.3f}"), tables.minus(f"{low:.3f}") + " – " + tables.minus(f"{high:.3f}")
+
+
+def _task(config: Json) -> str:
+    """A task and its settings."""
+    settings = {name: value for name, value in config.items() if name != "kind" and "path" not in name}
+    return config["kind"] + "".join(f", {name} {_shown(value)}" for name, value in settings.items())
 
 
 def _shown(value: object) -> str:

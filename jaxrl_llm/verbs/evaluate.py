@@ -1,6 +1,7 @@
-"""`evaluate MODEL --suite rewardbench | perplexity | task`: how well a model judges, predicts text, or answers."""
+"""`evaluate MODEL --suite rewardbench | perplexity | task | best-of-n`: how well it judges, predicts text, answers."""
 
 import argparse
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,16 @@ if TYPE_CHECKING:
     from jaxrl_llm.types import Json
 
 HELP = (
-    "Evaluate a model: which of two answers it finds better (RewardBench, own pairs), how well it predicts text, or "
-    "how many problems of a task it solves."
+    "Evaluate a model: which of two answers it finds better, how well it predicts text, how many problems it solves, "
+    "what the best of n of its answers is worth."
 )
 OPTIONS = {  # of each suite, besides those that all have
     "rewardbench": ("data", "limit", "reference", "beta", "template", "max_length", "holdout_rows"),
     "perplexity": ("data", "limit", "length", "field"),
     "task": ("task", "problems", "n", "temperature", "max_new_tokens", "seed", "reward", "before", "template"),
+    "best-of-n": (
+        *("data", "task", "problems", "n", "max_new_tokens", "seed", "reward", "judge", "against", "template"),
+    ),
 }
 LEAST = dict.fromkeys(("batch_size", "limit", "length", "holdout_rows", "problems", "n", "max_new_tokens"), 1)
 LEAST |= {"max_length": 2, "seed": 0}
@@ -24,12 +28,13 @@ LEAST |= {"max_length": 2, "seed": 0}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The arguments."""
+    parser.formatter_class = functools.partial(argparse.HelpFormatter, max_help_position=27)  # a line an option
     parser.usage = "jaxrl-llm evaluate MODEL --suite SUITE [OPTION ...]"
-    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, a directory of Hugging Face or PEFT")
+    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint, or Hugging Face's or PEFT's")
     parser.add_argument("--suite", required=True, choices=tuple(OPTIONS), metavar="SUITE", help=", ".join(OPTIONS))
-    parser.add_argument("--data", nargs="+", metavar="FILE", help="of all suites but tasks; a text is a domain")
+    parser.add_argument("--data", nargs="+", metavar="FILE", help="files to evaluate on; a text is a domain")
     parser.add_argument("--out", metavar="DIR", help="write report, plots and scores.jsonl there")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="rows at a time: 16, of a task 64")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="rows or answers at a time: 16 or 64")
     parser.add_argument("--limit", type=int, metavar="N", help="questions a subset, or rows a text")
     parser.add_argument("--template", metavar="NAME", help="or a file; default: the model's")
     rewardbench = parser.add_argument_group("rewardbench (also LLMBar, and preferences as one trains on)")
@@ -40,20 +45,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     perplexity = parser.add_argument_group("perplexity")
     perplexity.add_argument("--length", type=int, metavar="T", help="tokens of a row; default: the context")
     perplexity.add_argument("--field", metavar="NAME", help="of JSON rows, with the text; default: text")
-    task = parser.add_argument_group("task")
+    task = parser.add_argument_group("task; best-of-n, of a task or of prompts in --data")
     task.add_argument(
         "--task",
         nargs="+",
         metavar=("KIND", "KEY=VALUE"),
-        help="e.g. arithmetic difficulty=1, gsm8k test_path=FILE; default: the task of the model's config",
+        help="e.g. arithmetic difficulty=1; default: the model's own",
     )
-    task.add_argument("--problems", type=int, metavar="N", help="default: all, or 2000 where there is no end")
-    task.add_argument("--n", type=int, metavar="N", help="samples of each: pass@k and maj@k")
+    task.add_argument("--problems", type=int, metavar="N", help="default: all, or 2000 without end; best-of-n: 500")
+    task.add_argument("--n", type=int, metavar="N", help="samples of each: pass@k and maj@k; best-of-n: 64")
     task.add_argument("--temperature", type=float, metavar="T", help="of the samples; default: 1")
     task.add_argument("--max-new-tokens", type=int, metavar="N", help="default: as trained, or 256")
     task.add_argument("--seed", type=int, metavar="N", help="of problems and samples; default: 0")
-    task.add_argument("--reward", metavar="MODEL", help="a reward model: best of k samples by its score")
-    task.add_argument("--before", metavar="MODEL", help="whose greedy answers are compared")
+    task.add_argument("--reward", metavar="MODEL", help="a reward model: the best of k samples by its score")
+    task.add_argument("--before", metavar="MODEL", help="task: whose greedy answers are compared")
+    task.add_argument("--judge", metavar="MODEL", help="best-of-n: another one, which says who wins")
+    task.add_argument("--against", nargs="+", metavar="RUN", help="best-of-n: runs from it, their reward and KL")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -94,11 +101,16 @@ def check(args: argparse.Namespace) -> None:
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be at least {least}")
     wrong = {
-        f"--suite {args.suite} needs --data, files to evaluate on": args.suite != "task" and not args.data,
+        f"--suite {args.suite} needs --data, files to evaluate on": "task" not in OPTIONS[args.suite] and not args.data,
+        "--data and --task exclude each other": bool(args.data and args.task),
+        "--suite best-of-n needs --reward, the reward model that chooses": args.suite == "best-of-n"
+        and args.reward is None,
+        "--n must be at least 2: the best of one is no choice": args.suite == "best-of-n" and args.n == 1,
         "--beta must be above 0": args.beta is not None and not 0 < args.beta < math.inf,
         "--temperature must be above 0": args.temperature is not None and not 0 < args.temperature < math.inf,
         "--seed must be below 2**32": (args.seed or 0) >= 2**32,
-        "--temperature and --reward are about samples, and there are none\n  mend: --n 8, say": (args.n or 1) == 1
+        "--temperature and --reward are about samples, and there are none\n  mend: --n 8, say": args.suite == "task"
+        and (args.n or 1) == 1
         and (args.temperature is not None or args.reward is not None),
     }
     for message, is_wrong in wrong.items():
@@ -109,11 +121,14 @@ def check(args: argparse.Namespace) -> None:
 def measure(args: argparse.Namespace) -> "tuple[Json, list[Json]]":
     """The figures of the suite, and the scores of each question or problem, if it has such."""
     from jaxrl_llm import evaluation, task_evaluation
+    from jaxrl_llm.best_of_n.evaluation import evaluate_best_of_n
 
     names = sorted({*OPTIONS[args.suite], "batch_size"} - {"data"})
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
     if args.suite == "task":
         return task_evaluation.evaluate_task(args.model, **given)
+    if args.suite == "best-of-n":
+        return evaluate_best_of_n(args.model, args.data, **given)
     if args.suite == "perplexity":
         return evaluation.evaluate_perplexity(args.model, args.data, **given), []
     return evaluation.evaluate_rewardbench(args.model, args.data, **given)

@@ -99,6 +99,24 @@ def test_everything_that_can_be_asked(
     assert (tmp_path / "out" / "plots" / "samples.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_the_best_of_n_of_a_task(runs: Runs, guesser: Path, problems: list[str], tmp_path: Path) -> None:
+    """Right answers are counted by the grader; another policy that knows no answer has none."""
+    out, more = tmp_path / "out", ["--n", "2", "--max-new-tokens", "12", "--reward", str(runs("reward"))]
+    words = [*problems, *more, "--against", str(runs("sft")), "--out", str(out)]
+    assert main(["evaluate", str(guesser), "--suite", "best-of-n", *words]) == 0
+    figures = json.loads((out / "report.json").read_text())
+    rows = [json.loads(line) for line in (out / "scores.jsonl").read_text().splitlines()]
+    right_BM = np.asarray([[each["right"] for each in row["samples"]] for row in rows])
+    assert right_BM.shape == (24, 3)
+    assert figures["best_of"]["1"]["accuracy"] == pytest.approx(right_BM.mean())
+    assert 0.1 < right_BM.mean() < 0.6
+    run = figures["runs"]["sft"]
+    assert run["accuracy"] == 0
+    assert run["wins"]["grade"]["rate"] == pytest.approx((1 - right_BM.mean()) / 2)
+    assert run["kl"] > 1
+    assert (out / "plots" / "accuracy.png").is_file()
+
+
 def test_the_task_is_that_of_the_models_own_config(
     guesser: Path, problems: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,18 +2,23 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxrl_llm.cli import main
 from jaxrl_llm.data.chat import BUNDLED, find_template
 from jaxrl_llm.data.config import ExamplesConfig
 from jaxrl_llm.data.examples import Comparison, Conversation
-from jaxrl_llm.data.prompts import Prompt, ask, read_prompts, written
+from jaxrl_llm.data.prompts import Prompt as Said
+from jaxrl_llm.data.prompts import ask, read_prompts, written
 from jaxrl_llm.data.read_examples import read_examples
+from jaxrl_llm.rollout.prompts import Prompt
 from jaxrl_llm.saved import open_model
+from tests.test_scorers import scorer
 from tests.tiny import Runs
 
 Generate = Callable[..., list[dict]]
@@ -104,7 +109,7 @@ def test_the_template_is_the_models_own(runs: Runs, generate: Generate) -> None:
 def test_an_answer_is_without_its_end(runs: Runs) -> None:
     tokenizer = open_model(runs("sft")).tokenizer
 
-    def text(prompt: Prompt, ids: bytes, stops: frozenset[int] = tokenizer.stop_ids) -> str:
+    def text(prompt: Said, ids: bytes, stops: frozenset[int] = tokenizer.stop_ids) -> str:
         return written(prompt, [*ids], tokenizer, stops)
 
     assert text(USER, b" ash ") == "ash"
@@ -117,7 +122,33 @@ def test_text_is_still_gone_on_with(generate: Generate, tmp_path: Path) -> None:
     assert [row["prompt"] for row in rows] == ["ash ", "bay "]
 
 
-def test_what_is_refused(generate: Generate, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("more", [("--chat",), ()])
+def test_the_best_of_several(runs: Runs, generate: Generate, more: tuple[str, ...]) -> None:
+    """Those of all that are written to each prompt that the reward model scores highest, of conversations and text."""
+    words = ("--prompt", "ash bay", "--prompt", "cod", "--temperature", 1.5, *more)
+    every = generate(*words, "--n", 6)
+    rows = generate(*words, "--best-of", 6, "--n", 2, "--reward", runs("reward"))
+    judge = scorer(runs("reward"))
+    asked = [Prompt((), every[at]["prompt"], "a") for at in (0, 6)]
+    scores_BN = np.reshape([judge([asked[i // 6]], [row["completion"]])[0] for i, row in enumerate(every)], (2, 6))
+    for b, scores_N in enumerate(scores_BN):
+        best = sorted(range(6), key=lambda i: -scores_N[i])[:2]
+        for row, i in zip(rows[2 * b : 2 * b + 2], best, strict=True):
+            assert row.pop("of") == 6
+            assert row.pop("score") == pytest.approx(scores_N[i], abs=1e-5)
+            assert row == every[6 * b + i]
+    assert np.ptp(scores_BN, axis=1).min() > 0.01
+
+
+def test_scores_are_shown_and_equal_answers_tie(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["generate", str(runs("sft")), "--prompt", "ash", "--chat", "--max-new-tokens", "4", "--top-k", "1"]
+    assert main([*words, "--best-of", "3", "--n", "3", "--reward", str(runs("reward"))]) == 0
+    shown = re.findall(r"--- (-?\d+\.\d+), best of 3", capsys.readouterr().out)
+    assert len(shown) == 3
+    assert len({*shown}) == 1
+
+
+def test_what_is_refused(runs: Runs, generate: Generate, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*words: object) -> str:
         generate(*words, code=2)
         return capsys.readouterr().err
@@ -137,4 +168,14 @@ def test_what_is_refused(generate: Generate, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "p.jsonl").write_text("{")
     assert "p.jsonl:1: not a JSON row" in refused("--prompts", tmp_path / "p.jsonl")
     assert "no such file" in refused("--prompts", tmp_path / "nowhere.jsonl")
+    assert "mend: --reward MODEL" in refused("--prompt", "a", "--best-of", 4)
+    assert "mend: --best-of 8" in refused("--prompt", "a", "--reward", "somewhere")
+    judge = ("--prompt", "a", "--reward", runs("sft"))
+    assert "--best-of must be at least 2" in refused(*judge, "--best-of", 1)
+    assert "--n 3 is more than the 2 of --best-of" in refused(*judge, "--best-of", 2, "--n", 3)
+    assert "at --temperature 0 all are alike" in refused(*judge, "--best-of", 2, "--temperature", 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxrl_llm.verbs.generate.sample", lambda *_: pytest.fail("sampled"))
+        assert "and a reward model is wanted" in refused(*judge, "--best-of", 2)
+        assert "nowhere: there is no run" in refused("--prompt", "a", "--best-of", 2, "--reward", tmp_path / "nowhere")
     assert "chat template nothing" in refused("--prompt", "a", "--chat", "--template", "nothing")

@@ -1,0 +1,1 @@
+"""The best of n samples by a reward model: who judges them, and what choosing is worth beside other policies."""
