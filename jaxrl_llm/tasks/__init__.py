@@ -6,12 +6,16 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from jaxrl_llm.schema import schema
 from jaxrl_llm.tasks import arithmetic, gsm8k
 from jaxrl_llm.tasks.stories import story
 from jaxrl_llm.tasks.task import Task
 from jaxrl_llm.tasks.wording import tell
+from jaxrl_llm.tasks.worked import work
 
 TaskConfig = Annotated[arithmetic.ArithmeticConfig | gsm8k.Gsm8kConfig, Field(discriminator="kind")]
+
+DRILLED = 8  # sums in a document of them
 
 TASKS: Mapping[str, Callable[[Any], Task]] = {
     "arithmetic": arithmetic.build,
@@ -24,16 +28,38 @@ def build_task(config: TaskConfig) -> Task:
     return TASKS[config.kind](config)
 
 
-def corpus(n_documents: int, seed: int) -> Iterator[str]:
-    """Documents to pretrain on without a download: stories and, in every other one on average, worked arithmetic.
+@schema
+class CorpusKinds(arithmetic.ArithmeticConfig):
+    """What the generated corpus is made of; its problems are of the task `arithmetic`."""
 
-    The problems are of the train split, of one to three steps: "Question: ...\\nAnswer: ...\\n#### 19".
+    stories: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Share of the documents that are stories."""
+    drills: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the others that are sums alone, 8 of them: they teach to compute sooner than stories about sums do."""
+
+
+def corpus(n_documents: int, seed: int, kinds: CorpusKinds | None = None) -> Iterator[str]:
+    """Documents to pretrain on without a download: stories, and worked arithmetic of the train split.
+
+    "Question: ...\\nAnswer: ...\\n#### 19", or drills: "18+5=<<18+5=23>>23\\n...".
     """
-    rng = random.Random(seed)
+    kinds, rng = kinds or CorpusKinds(), random.Random(seed)
+    fewest, most = kinds.difficulty if isinstance(kinds.difficulty, tuple) else (kinds.difficulty,) * 2
+
+    def sums() -> arithmetic.Sum:
+        return arithmetic.draw(rng, "train", rng.randint(fewest, most), kinds.largest)
+
     for _ in range(n_documents):
-        if rng.random() < 0.5:
+        if rng.random() < kinds.stories:
             yield story(rng)
+        elif kinds.drills and rng.random() < kinds.drills:
+            yield "\n".join(drill(rng, sums()) for _ in range(DRILLED))
         else:
-            steps = rng.randint(1, 3)
-            problem = tell(rng, arithmetic.draw(rng, "train", steps))
+            problem = tell(rng, sums())
             yield f"{problem.text} {problem.answer}"
+
+
+def drill(rng: random.Random, numbers: arithmetic.Sum) -> str:
+    """One of the equations of a problem, as its answer has it."""
+    ((equation, result),) = rng.choice([line.equations for line in work(numbers)])
+    return f"{equation}=<<{equation}={result}>>{result}"

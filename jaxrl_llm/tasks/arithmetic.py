@@ -37,6 +37,8 @@ class ArithmeticConfig:
     """Steps of a problem: a number, or the fewest and the most of them."""
     largest: int = Field(default=LARGEST, ge=20, le=100_000)
     """No number in a problem is larger.  Addends go up to three tenths of it; factors are small."""
+    varied: bool = False
+    """The author of the answers takes one of several right ways at every step, by chance; see `worked`."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "ArithmeticConfig":
@@ -50,7 +52,7 @@ def build(config: ArithmeticConfig) -> Task:
     """The task; its grader wants the number after the last "####"."""
 
     def examples(split: Split, n: int, seed: int) -> list[Example]:
-        return list(problems(n, seed, split, config.difficulty, config.largest))
+        return list(problems(n, seed, split, config.difficulty, config.largest, varied=config.varied))
 
     return Task("arithmetic", examples, lambda split: None, grade_number, final_number)
 

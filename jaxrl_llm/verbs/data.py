@@ -16,6 +16,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     corpus.add_argument("--documents", type=int, default=20_000, metavar="N", help="default: 20000, about 7 MB")
     corpus.add_argument("--seed", type=int, default=0, metavar="S", help="another corpus for another seed; default: 0")
     corpus.add_argument("--force", action="store_true", help="overwrite OUT.jsonl")
+    corpus.add_argument(
+        "overrides",
+        metavar="key=value",
+        nargs="*",
+        default=[],
+        help="stories=0.5 of the documents, drills=0 of the others; of problems difficulty=[1,3] largest=200",
+    )
     task = actions.add_parser("task", help="write rows of a task: to fine-tune on, to compare answers of, or to ask")
     task.add_argument("kind", metavar="KIND", help="arithmetic or gsm8k")
     task.add_argument("out", metavar="OUT.jsonl", help="the file")
@@ -40,12 +47,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _corpus(args: argparse.Namespace) -> int:
+    from jaxrl_llm.config.layers import parse_overrides
+    from jaxrl_llm.config.validate import build
     from jaxrl_llm.errors import UserError
-    from jaxrl_llm.tasks import corpus
+    from jaxrl_llm.tasks import CorpusKinds, corpus
 
     if args.documents < 1:
         raise UserError(f"--documents {args.documents}: at least 1 is needed")
-    return _write(args, ({"text": text} for text in corpus(args.documents, args.seed)), "documents")
+    kinds = build(CorpusKinds, [parse_overrides(args.overrides)], {})[0]
+    return _write(args, ({"text": text} for text in corpus(args.documents, args.seed, kinds)), "documents")
 
 
 def _task(args: argparse.Namespace) -> int:

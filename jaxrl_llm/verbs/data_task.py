@@ -28,14 +28,6 @@ class ForgetfulConfig(ArithmeticConfig):
     """How many of them are forgotten carries; see `problems` and `pair_rows`."""
 
 
-@schema
-class AuthorConfig(ForgetfulConfig):
-    """Word problems with one answer each."""
-
-    varied: bool = False
-    """The author takes one of several right ways at every step, by chance; see `problems`."""
-
-
 def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rows that the arguments of `data task` ask for.
 
@@ -45,13 +37,13 @@ def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     config = _config(args)
     if args.rows == "pairs" and not isinstance(config, ForgetfulConfig):
         raise UserError(f"{args.kind} has one answer a problem, so there are no pairs of it\n  mend: --rows sft")
+    if args.rows == "pairs" and config.varied:
+        raise UserError("varied=true is of answers, and those of pairs tell the same story\n  mend: --rows sft")
     task = build_task(config)
     n, seed, split = _number(args, task), args.seed, args.split
     if isinstance(config, ForgetfulConfig):
         authored = n, seed, split, config.difficulty, config.largest, config.forgets
-        if isinstance(config, AuthorConfig):
-            return map(_sft_row, problems(*authored, config.varied))
-        return pair_rows(*authored)
+        return pair_rows(*authored) if args.rows == "pairs" else map(_sft_row, problems(*authored, config.varied))
     row = _sft_row if args.rows == "sft" else _problem_row
     return map(row, task.examples(split, n, seed))
 
@@ -62,8 +54,8 @@ def _config(args: argparse.Namespace) -> Any:
         near = difflib.get_close_matches(args.kind, known, n=1)
         mend = f"did you mean {near[0]}?" if near else f"there is: {', '.join(known)}"
         raise UserError(f"unknown task {args.kind!r}\n  mend: {mend}")
-    authors = {"sft": AuthorConfig, "pairs": ForgetfulConfig} if args.kind == "arithmetic" else {}
-    return build(authors.get(args.rows, known[args.kind]), [parse_overrides(args.overrides)], {})[0]
+    wanted = ForgetfulConfig if args.kind == "arithmetic" and args.rows != "problems" else known[args.kind]
+    return build(wanted, [parse_overrides(args.overrides)], {})[0]
 
 
 def _number(args: argparse.Namespace, task: Task) -> int:

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import jaxrl_llm
-from jaxrl_llm.tasks import corpus
+from jaxrl_llm.tasks import DRILLED, CorpusKinds, corpus
 from jaxrl_llm.tasks.arithmetic import split_of
+from jaxrl_llm.tasks.equations import check
 from jaxrl_llm.tasks.stories import BOYS, GIRLS, story
 
 
@@ -61,3 +64,19 @@ def test_tasks_need_no_jax() -> None:
     names = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert "jaxrl_llm" in names.split()
     assert not {"jax", "flax", "optax"} & set(names.split())
+
+
+def test_a_corpus_of_other_kinds_has_their_shares_and_right_sums() -> None:
+    kinds = CorpusKinds(stories=0.2, drills=0.5, difficulty=2, largest=30)
+    documents = list(corpus(2000, seed=5, kinds=kinds))
+    stories = [text for text in documents if "<<" not in text]
+    problems = [text for text in documents if text.startswith("Question: ")]
+    drills = [text for text in documents if "<<" in text and not text.startswith("Question: ")]
+    assert len(stories) + len(problems) + len(drills) == 2000
+    assert [len(stories), len(problems), len(drills)] == pytest.approx([400, 800, 800], rel=0.15)
+    assert {text.count("\n") for text in drills} == {DRILLED - 1}
+    assert all(text.count("<<") == 2 for text in problems)
+    assert all(equation.right for text in documents for equation in check(text))
+    numbers = [int(number) for text in drills for number in re.findall(r"\d+", text)]
+    assert 25 < max(numbers) <= 30
+    assert re.fullmatch(r"(\d+[-+*]\d+)=<<\1=(\d+)>>\2", drills[0].split("\n")[0])
