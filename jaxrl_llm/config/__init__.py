@@ -5,6 +5,7 @@ resolved.config.training.steps      # 100
 resolved.provenance["training.steps"]   # "command line"
 """
 
+from jaxrl_llm.config.inherit import Planned, planned_at
 from jaxrl_llm.config.resolve import Resolved, load, of_huggingface, resolve
 from jaxrl_llm.config.root import Config
 from jaxrl_llm.config.show import ABSENT, changed, diff, dump, flatten, save
@@ -12,6 +13,7 @@ from jaxrl_llm.config.show import ABSENT, changed, diff, dump, flatten, save
 __all__ = [
     "ABSENT",
     "Config",
+    "Planned",
     "Resolved",
     "changed",
     "diff",
@@ -19,6 +21,7 @@ __all__ = [
     "flatten",
     "load",
     "of_huggingface",
+    "planned_at",
     "resolve",
     "save",
 ]

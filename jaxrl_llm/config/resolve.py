@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxrl_llm.config.checks import check
-from jaxrl_llm.config.inherit import huggingface_layer, inherited
+from jaxrl_llm.config.inherit import Planned, huggingface_layer, inherited
 from jaxrl_llm.config.layers import file_layers, find_config, parse_overrides
 from jaxrl_llm.config.problems import refuse
 from jaxrl_llm.config.root import PRESET_TABLES, Config
@@ -26,17 +26,17 @@ class Resolved:
     ]  # dotted key -> "file:line", "preset NAME", "init_from RUN" or "command line"; the others are defaults
 
 
-def resolve(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
+def resolve(path: str | Path, overrides: Sequence[str] = (), planned: Planned | None = None) -> Resolved:
     """Read a config and all that it extends, lay `a.b.c=value` overrides on top, and check everything.
 
-    `path` is a file or a name in the packaged configs.
-    A UserError names all faults, each with its file:line.
+    `path` is a file or a name in the packaged configs; `planned` are runs that will be there, from which this one may
+    start.  A UserError names all faults, each with its file:line.
     """
     source = find_config(path)
     layers = [node for _, node in file_layers(source)]
     if overrides:
         layers.append(replace(parse_overrides(overrides), origin=layers[-1].origin))
-    from_run = inherited(layers)
+    from_run = inherited(layers, planned or {})
     config, tree = build(Config, [from_run, *layers] if from_run else layers, PRESET_TABLES)
     refuse(check(config), tree)
     return Resolved(config, shown(source), leaf_origins(tree))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxrl_llm.assemble import Assembly, assemble
-from jaxrl_llm.config import Config
+from jaxrl_llm.config import Config, Planned, planned_at
 from jaxrl_llm.data.source import check_batch
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models.llama import LlamaConfig
@@ -62,14 +62,15 @@ class Plan:
         return sum((line.size for line in self.lines if line.phase == phase and line.counted), Size())
 
 
-def make_plan(config: Config, target: Target, traces: Traces) -> Plan:
-    """The plan of a run on these devices.
+def make_plan(config: Config, target: Target, traces: Traces, planned: Planned | None = None) -> Plan:
+    """The plan of a run on these devices; `planned` are other runs that will be there when it begins.
 
     Raises:
         UserError: the mesh does not fit the devices or the model, the batch cannot be cut, or a model is not what it is
             said to be.
     """
-    refuse_unknown_shape(config)
+    planned = planned or {}
+    refuse_unknown_shape(config, planned)
     config = target.adapt(config)
     parts = assemble(config, target.devices)
     training, rollout, noun = config.training, config.rollout, parts.algo.consumes
@@ -79,7 +80,7 @@ def make_plan(config: Config, target: Target, traces: Traces) -> Plan:
     if noun is Rollouts:
         answers = rollout.prompts * rollout.n
         check_rows(answers, training.batch_size, training.micro_batches, parts.batch_sharding)
-        rewards = reward_models(config)
+        rewards = reward_models(config, planned)
         notes += [reward.note for reward in rewards if reward.note]
         prepared = whole_round(config, parts)
         lines += [*reward_lines(config, parts, rewards), *load_lines(parts)]
@@ -101,9 +102,12 @@ def make_plan(config: Config, target: Target, traces: Traces) -> Plan:
     return Plan(config, parts, tuple(lines), checkpoint, tuple(notes))
 
 
-def refuse_unknown_shape(config: Config) -> None:
+def refuse_unknown_shape(config: Config, planned: Planned) -> None:
     """A UserError where the model's shape is that of a model which is not there."""
-    if config.init_from is not None and config.model == LlamaConfig() and not Path(config.init_from).exists():
+    path = config.init_from
+    if path is None or planned_at(planned, path) is not None:
+        return
+    if config.model == LlamaConfig() and not Path(path).exists():
         raise UserError(
             f"init_from={config.init_from} is not there, so the model's shape is not known\n"
             "  mend: its path, or a model.preset that it will have"

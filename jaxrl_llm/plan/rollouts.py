@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrl_llm.assemble import Assembly, check_divides, weights_template
-from jaxrl_llm.config import Config, load
+from jaxrl_llm.config import Config, Planned, load, planned_at
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.evals.score import row_lengths
 from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
@@ -40,8 +40,9 @@ class RewardModel:
     note: str = ""  # what was taken for granted
 
 
-def reward_models(config: Config) -> list[RewardModel]:
-    """Those that the config names.  One that is not there yet is taken to have the policy's shape, and that is noted.
+def reward_models(config: Config, planned: Planned) -> list[RewardModel]:
+    """Those that the config names.  One that is neither there nor planned is taken to have the policy's shape, and that
+    is noted.
 
     Raises:
         UserError: there is something else in its place.
@@ -50,16 +51,17 @@ def reward_models(config: Config) -> list[RewardModel]:
     for name, part in config.rollout.rewards.parts.items():
         if isinstance(part, ModelRewardConfig):
             try:
-                found.append(_reward_model(name, Path(part.path), config))
+                found.append(_reward_model(name, Path(part.path), config, planned))
             except UserError as error:
                 raise UserError(f"rollout.rewards.parts.{name}: {error}") from error
     return found
 
 
-def _reward_model(name: str, path: Path, config: Config) -> RewardModel:
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path
-    if (folder / CONFIG).is_file():
+def _reward_model(name: str, path: Path, config: Config, planned: Planned) -> RewardModel:
+    folder, there = path.parent.parent if path.parent.name == "checkpoints" else path, planned_at(planned, path)
+    if there is None and (folder / CONFIG).is_file():
         there = load(folder / CONFIG)
+    if there is not None:
         if "reward" not in there.algo.trained:
             raise UserError(
                 f"{path}: a run of algo.kind={there.algo.kind}, and a reward model is wanted\n"
@@ -68,7 +70,7 @@ def _reward_model(name: str, path: Path, config: Config) -> RewardModel:
         return RewardModel(name, there.model, there.algo.trained["reward"], there.compute)
     if is_adapter(path):
         where, head = base_model(path)
-        return dataclasses.replace(_reward_model(name, Path(where), config), head=head)
+        return dataclasses.replace(_reward_model(name, Path(where), config, planned), head=head)
     if is_huggingface(path):
         said = describe(path)
         if said.head == "lm":
