@@ -11,6 +11,7 @@ from jaxrl_llm.data.chat import Template, find_template
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.evals.score import Text, fit, reward_scorer, row_lengths, text_scorer, tokenize_answer
+from jaxrl_llm.evals.shared_prompts import shared_scorer
 from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
 from jaxrl_llm.models.llama import cast
 from jaxrl_llm.parallel.specs import is_spec
@@ -49,6 +50,7 @@ def model_scorer(
     policy_tokenizer: Tokenizer,
     first: Prompt | None = None,
     longest: int | None = None,
+    share_prompts: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Scorer:
     """The scores of a reward model: of prompt and answer in its own tokens, read at the last one.
@@ -63,6 +65,7 @@ def model_scorer(
         policy_tokenizer: what wrote the answers.
         first: a prompt that its template is tried on at once, before anything is sampled.
         longest: the policy's longest prompt and answer together, in tokens: a length of rows that is kept for them.
+        share_prompts: read a prompt once with all its answers, which is faster where there are several.
         warn: told when texts had to be cut to the model's context, at the first one and each time there are twice as
             many.
 
@@ -87,6 +90,7 @@ def model_scorer(
         context=opened.config.model.context,
         bos_id=tokenizer.bos_id,
         longest=longest,
+        share_prompts=share_prompts and opened.config.model.sliding_window is None,
         name=f"the reward model {part.path}",
         warn=warn,
     )
@@ -105,6 +109,7 @@ def scorer_of(
     longest: int | None,
     name: str,
     warn: Callable[[str], None],
+    share_prompts: bool = False,
 ) -> Scorer:
     """The raw scores that a model with a scalar head gives to what `read` makes of a prompt and its answer.
 
@@ -119,9 +124,14 @@ def scorer_of(
         longest: see `model_scorer`.
         name: what warnings and errors call it.
         warn: see `model_scorer`.
+        share_prompts: likewise; not with a sliding window.
     """
     usual = () if longest is None else (-(-(longest + 1) // 64) * 64,)  # an answer that was cut off gets an end token
-    scorer = text_scorer(reward_scorer(model), mesh, batch_size, row_lengths(context, *usual))
+    scorer = (
+        shared_scorer(model, mesh, batch_size)
+        if share_prompts
+        else text_scorer(reward_scorer(model), mesh, batch_size, row_lengths(context, *usual))
+    )
     n_seen = n_cut = 0
 
     def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:

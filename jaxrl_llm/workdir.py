@@ -22,7 +22,12 @@ FREE_DATA = ("data.cache_dir", "data.workers", "data.prefetch")
 
 
 def claim(
-    workdir: Path, resolved: Any, load: Callable[[Path], Any] = load_config, free: Sequence[str] = FREE + FREE_DATA
+    workdir: Path,
+    resolved: Any,
+    load: Callable[[Path], Any] = load_config,
+    free: Sequence[str] = FREE + FREE_DATA,
+    *,
+    keep: bool = False,
 ) -> None:
     """Make a run directory ours and write its config.yaml, or find the run there that is to be continued.
 
@@ -31,6 +36,7 @@ def claim(
         resolved: the config with its history.
         load: reads the config that is there.
         free: keys, and sections, that may have changed since.
+        keep: leave the config.yaml of a run that goes on as it is.
 
     Raises:
         UserError: it cannot be written, is something else's, or holds the run of another config.
@@ -40,6 +46,8 @@ def claim(
         workdir.mkdir(parents=True, exist_ok=True)
         if has_checkpoint(workdir) or (workdir / METRICS).is_file():
             refuse_other_run(workdir, load(saved), resolved.config, free)
+            if keep:
+                return
         elif saved.is_file():  # a run that never began: its config may be mended
             pass
         elif any(workdir.iterdir()):

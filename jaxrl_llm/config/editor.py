@@ -7,15 +7,16 @@ from pydantic import TypeAdapter
 from jaxrl_llm.config.root import PRESET_TABLES, Config
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema(root: type = Config) -> dict[str, Any]:
     """A schema of what one file may say.  Nothing is required, since files extend each other."""
-    schema = TypeAdapter(Config).json_schema()
+    schema = TypeAdapter(root).json_schema()
     for section in [schema, *schema["$defs"].values()]:
         section.pop("required", None)
         for prop in section["properties"].values():
             _loosen(prop)
     for cls, presets in PRESET_TABLES.items():
-        schema["$defs"][cls.__name__]["properties"]["preset"]["enum"] = [*presets, None]
+        if cls.__name__ in schema["$defs"]:
+            schema["$defs"][cls.__name__]["properties"]["preset"]["enum"] = [*presets, None]
     name = {"type": "string"}
     extends = {
         "description": "Configs that this one is laid on: paths relative to this file, or packaged names.",

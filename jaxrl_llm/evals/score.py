@@ -126,14 +126,19 @@ def text_scorer(
             arrays = [jax.make_array_from_callback(x.shape, by_row, x.__getitem__) for x in rows]
             found[members] = np.asarray(run(params, *arrays))[: len(members)]
             on_scored(sum(len(texts[i].ids) for i in members))
-        if wrong := int((~np.isfinite(found)).sum()):
-            raise UserError(
-                f"{wrong:,} of {len(found):,} scores are not finite numbers: the model's weights are broken, or its "
-                "training diverged\n  mend: an earlier checkpoint, as RUN/checkpoints/STEP"
-            )
-        return found
+        return refuse_infinite(found)
 
     return score
+
+
+def refuse_infinite(scores: np.ndarray) -> np.ndarray:
+    """The scores.  Raises UserError where one is not a finite number."""
+    if wrong := int((~np.isfinite(scores)).sum()):
+        raise UserError(
+            f"{wrong:,} of {len(scores):,} scores are not finite numbers: the model's weights are broken, or its "
+            "training diverged\n  mend: an earlier checkpoint, as RUN/checkpoints/STEP"
+        )
+    return scores
 
 
 def _batches(

@@ -1,7 +1,8 @@
 """Candidates from files: answers made elsewhere, or the pool of an earlier `reject`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Group:
     prompt: Prompt
     answers: tuple[Answer, ...]  # one or more, in the order of the file
     origin: str  # "file:line" of the first
+    safety: bool = False  # the prompt is about safety
 
 
 def read_candidates(path: Path) -> list[Group]:
@@ -68,10 +70,33 @@ def read_candidates(path: Path) -> list[Group]:
     return [*groups.values()]
 
 
+def join_runs(runs: Mapping[str, Sequence[Group]]) -> list[Group]:
+    """The pools of earlier runs as one, whose models are called RUN/NAME from now on.
+
+    Each answer is there once, though a later run's pool may hold those of a run before it.
+    """
+    found: dict[str, Group] = {}
+    for run, groups in runs.items():
+        for group in groups:
+            said = json.dumps(group.prompt, sort_keys=True)
+            first = found.get(said, replace(group, answers=()))
+            there = Counter((each.model, each.text) for each in first.answers)
+            new = []
+            for answer in group.answers:
+                name = answer.model or "candidates"
+                named = replace(answer, model=name if "/" in name else f"{run}/{name}")
+                there[named.model, named.text] -= 1
+                if there[named.model, named.text] < 0:
+                    new.append(named)
+            found[said] = replace(first, answers=first.answers + tuple(new))
+    return [*found.values()]
+
+
 def _group(row: dict[str, Any], origin: str) -> Group:
-    prompt = prompt_row(row, origin).prompt
+    asked = prompt_row(row, origin)
     try:
-        return Group(prompt, _answers({name: value for name, value in row.items() if value is not None}), origin)
+        answers = _answers({name: value for name, value in row.items() if value is not None})
+        return Group(asked.prompt, answers, origin, asked.safety)
     except UserError as error:
         raise UserError(f"{origin}: {error}\n  mend: {ROWS}") from error
 

@@ -27,7 +27,7 @@ from jaxrl_llm.reject.config import (
     StatisticalConfig,
     TournamentConfig,
 )
-from jaxrl_llm.reject.pool import HUMAN, Asked, Candidate
+from jaxrl_llm.reject.pool import Asked, Candidate
 from jaxrl_llm.tasks.equations import check
 
 NO_CONTRAST = {
@@ -62,9 +62,9 @@ def choose(pool: Sequence[Asked], config: RejectConfig, ranks: Mapping[str, int]
     return [_chosen(asked, config, ranks or {}, rng) for asked, rng in zip(pool, rngs, strict=True)]
 
 
-def refuse_nothing(chosen: Sequence[Chosen], config: RejectConfig) -> None:
+def refuse_nothing(pool: Sequence[Asked], chosen: Sequence[Chosen], config: RejectConfig) -> None:
     """A UserError that counts by filter where no answer of a model was selected, or no pair found that was wanted."""
-    if not any(each.selected for each in chosen):
+    if all(asked.candidates[i].human for asked, each in zip(pool, chosen, strict=True) for i in each.selected):
         stopped: Counter[str] = Counter()
         for each in chosen:
             stopped.update(each.stopped)
@@ -89,21 +89,23 @@ def _chosen(asked: Asked, config: RejectConfig, ranks: Mapping[str, int], rng: n
     stopped: dict[str, int] = {}
 
     def stop(name: str, left: Sequence[int], kept: Sequence[int]) -> list[int]:
-        stopped[name] = len(left) - len(kept) - sum(candidates[i].model == HUMAN for i in {*left} - {*kept})
+        stopped[name] = len(left) - len(kept) - sum(candidates[i].human for i in {*left} - {*kept})
         return [*kept]
 
     left = [*range(len(candidates))]
+    if not all(each.text.strip() for each in candidates):  # whoever trains leaves these out
+        left = stop("empty", left, [i for i in left if candidates[i].text.strip()])
     if keep.ended:
         left = stop("cut off by the limit", left, [i for i in left if candidates[i].ended])
-    ended = left
+    comparable = [i for i in left if not candidates[i].human]
     if keep.right:
         left = stop("wrong", left, [i for i in left if is_right(asked, candidates[i])])
     if keep.equations:
         left = stop("with a wrong equation", left, [i for i in left if all(e.right for e in check(candidates[i].text))])
     if keep.distinct != "none":
-        n_human = sum(candidates[i].model == HUMAN for i in left)  # they come first
+        n_human = sum(candidates[i].human for i in left)  # they come first
         left = stop(f"with the same {keep.distinct}", left, _distinct(candidates, left, keep.distinct, n_human))
-    human, left = ([i for i in left if (candidates[i].model == HUMAN) is kind] for kind in (True, False))
+    human, left = ([i for i in left if candidates[i].human is kind] for kind in (True, False))
     scores = [_score(candidates[i]) for i in left]
     if isinstance(select, BestConfig):
         picked = best(scores, select.n)
@@ -114,7 +116,7 @@ def _chosen(asked: Asked, config: RejectConfig, ranks: Mapping[str, int], rng: n
     else:
         picked = best(scores, at_least=select.least)
     selected = stop("not selected", left, [left[i] for i in picked])
-    pairs, why = _pairs(asked, config, ended, selected, ranks, rng)
+    pairs, why = _pairs(asked, config, comparable, selected, ranks, rng)
     return Chosen([*human, *selected], pairs, stopped, why)
 
 
@@ -144,7 +146,7 @@ def _distinct(candidates: Sequence[Candidate], left: Sequence[int], how: str, al
 def _pairs(
     asked: Asked,
     config: RejectConfig,
-    ended: Sequence[int],
+    comparable: Sequence[int],
     selected: Sequence[int],
     ranks: Mapping[str, int],
     rng: np.random.Generator,
@@ -153,7 +155,7 @@ def _pairs(
     rule, candidates = config.pairs, asked.candidates
     if rule.kind == "none":
         return [], None
-    among = [*selected] if isinstance(rule, TournamentConfig) else [*ended]
+    among = [*selected] if isinstance(rule, TournamentConfig) else [*comparable]
     if isinstance(rule, SourcesConfig):
         among = [i for i in among if candidates[i].model in ranks]
     texts = [candidates[i].text for i in among]

@@ -1,12 +1,15 @@
 """Config of rejection sampling: who answers what, how answers are rated, which are kept, and what is made of them."""
 
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
+from jaxrl_llm.config import Config, resolve
+from jaxrl_llm.config import Resolved as TrainResolved
 from jaxrl_llm.config.layers import file_layers, find_config, parse_overrides
 from jaxrl_llm.config.problems import Problem, refuse
 from jaxrl_llm.config.show import leaf_origins
@@ -40,17 +43,23 @@ class QuestionsConfig:
 
 
 @schema
-class SourceConfig:
-    """A model that answers."""
+class WriterConfig:
+    """A model that writes."""
 
     path: str
     """A run, a checkpoint, or a directory of Hugging Face or PEFT."""
     template: str | None = None
     """A bundled chat template or a file of Jinja; null: the model's own."""
-    n: int | None = Field(default=None, ge=1)
-    """Answers to each prompt; null: sampling.n."""
     temperature: float | None = Field(default=None, gt=0.0)
     """Null: sampling.temperature."""
+
+
+@schema
+class SourceConfig(WriterConfig):
+    """A model that answers."""
+
+    n: int | None = Field(default=None, ge=1)
+    """Answers to each prompt; null: sampling.n."""
     shots: int = Field(default=0, ge=0)
     """Worked examples that it is shown before the prompt: of the task, or of `examples`."""
     examples: str | None = None
@@ -136,12 +145,12 @@ class NoPairsConfig:
 
 @schema
 class BestWorstConfig:
-    """The best answer against the worst, wrong ones too: of keep only `ended` and equal texts matter here."""
+    """The best answer against the worst, wrong ones too: of `keep` only `ended` matters here."""
 
     kind: Literal["best_worst"] = "best_worst"
     by: Literal["score", "right"] = "score"
     """score: the highest against the lowest; right: of the right answers and of the wrong ones those of the highest
-    score, which is where a reward model errs most."""
+    score, which is where a reward model errs most (without scores: the first ones)."""
 
 
 @schema
@@ -169,7 +178,7 @@ PairsConfig = Annotated[NoPairsConfig | BestWorstConfig | SourcesConfig | Tourna
 class SelfPlayConfig:
     """Dialogues of several turns: the assistant's is the best of K by the reward, then a model asks on (ALMoST)."""
 
-    user: SourceConfig
+    user: WriterConfig
     """Who asks on; the assistant's own model serves."""
     turns: int = Field(default=2, ge=2)
     """Answers of the assistant in a dialogue, at most."""
@@ -223,9 +232,17 @@ def resolve_reject(path: str | Path, overrides: Sequence[str] = ()) -> Resolved:
     return Resolved(config, shown(source), leaf_origins(tree))
 
 
+def resolve_any(path: str | Path, overrides: Sequence[str] = ()) -> "Resolved | TrainResolved":
+    """The config of a run of rejection sampling, or of `train`: the first if it has a section that only that has."""
+    own = {field.name for field in fields(RejectConfig)} - {field.name for field in fields(Config)}
+    written = {key for _, layer in file_layers(find_config(path)) for key in layer.value}
+    return resolve_reject(path, overrides) if own & written else resolve(path, overrides)
+
+
 def check(config: RejectConfig) -> list[Problem]:
     """All misfits, each at the key that is the likeliest to be mended."""
-    return [problem for part in (_questions, _answers, _rated, _chosen, _dialogues) for problem in part(config)]
+    parts = (_questions, _answers, _rated, _chosen, _paired, _dialogues)
+    return [problem for part in parts for problem in part(config)]
 
 
 def answers_each(config: RejectConfig) -> int:
@@ -255,6 +272,8 @@ def _answers(config: RejectConfig) -> Iterator[Problem]:
             yield Problem(("models", name, "shots"), f"of what? set models.{name}.examples=FILE")
         if model.examples is not None and not model.shots:
             yield Problem(("models", name, "examples"), f"none is shown: set models.{name}.shots=3, say")
+    if os.path.abspath(config.workdir) in map(os.path.abspath, config.pool):
+        yield Problem(("pool",), f"{config.workdir} is this run itself: set workdir=ANOTHER, or leave it out of pool")
 
 
 def _rated(config: RejectConfig) -> Iterator[Problem]:
@@ -262,7 +281,7 @@ def _rated(config: RejectConfig) -> Iterator[Problem]:
     if config.rewards.normalise == "running":
         yield Problem(("rewards", "normalise"), "running is of rounds, and there is one: whiten")
     rated = any(part.kind != "length" for part in parts.values())
-    by_score = config.pairs.kind in ("best_worst", "tournament")
+    by_score = config.pairs.kind == "tournament" or config.pairs == BestWorstConfig(by="score")
     if not rated and (config.select.kind != "all" or by_score):
         what = f"select.kind={config.select.kind}" if config.select.kind != "all" else f"pairs.kind={config.pairs.kind}"
         yield Problem(
@@ -287,14 +306,22 @@ def _chosen(config: RejectConfig) -> Iterator[Problem]:
             yield Problem(path, "who knows what is right? set prompts.task")
     if config.human and config.prompts.task is None:
         yield Problem(("human",), "is the worked answer of a task, and prompts.task is not set")
-    alone = answers_each(config) < 2 and config.candidates is None and not config.pool
+    alone = answers_each(config) == 1 and config.candidates is None and not config.pool
     if alone and config.pairs.kind != "none":
         yield Problem(
-            ("sampling", "n"),
-            f"{answers_each(config)} answer a prompt, and pairs.kind={config.pairs.kind} compares two; set 8, say",
+            ("sampling", "n"), f"1 answer a prompt, and pairs.kind={config.pairs.kind} compares two; set 8, say"
         )
-    elif alone and config.select.kind == "best" and config.models:
+    elif alone and config.select.kind in ("best", "statistical"):
         yield Problem(("sampling", "n"), "1 answer a prompt leaves nothing to choose; set 8, say, or select.kind=all")
+    sampling = config.sampling
+    for name, model in config.models.items():
+        cold = sampling.temperature == 0 and model.temperature is None
+        if (cold or sampling.top_k == 1) and (model.n or sampling.n) > 1:
+            key = "temperature" if cold else "top_k"
+            yield Problem(("sampling", key), f"all answers by {name} will be alike: set a larger one, or sampling.n=1")
+
+
+def _paired(config: RejectConfig) -> Iterator[Problem]:
     if config.pairs.kind == "sources" and len(config.models) < 2:
         yield Problem(("pairs", "kind"), "sources compares models, and there is one: name another in models")
     ranks = [model.rank for model in config.models.values()]
@@ -320,3 +347,11 @@ def _dialogues(config: RejectConfig) -> Iterator[Problem]:
             yield Problem((key,), "is of single answers, and self_play makes dialogues: run it apart")
     if config.pairs.kind not in ("none", "best_worst"):
         yield Problem(("pairs", "kind"), f"{config.pairs.kind} is not for self_play: best_worst, or none")
+    graded = {("rewards", "parts", name): part.kind == "task" for name, part in config.rewards.parts.items()} | {
+        ("keep", "right"): config.keep.right,
+        ("pairs", "by"): isinstance(config.pairs, BestWorstConfig) and config.pairs.by == "right",
+        ("human",): config.human,
+    }
+    for path, wanted in graded.items():
+        if wanted:
+            yield Problem(path, "is of a task's problems, and what self_play goes on to ask is none")

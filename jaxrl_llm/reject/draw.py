@@ -5,7 +5,6 @@ writes what an undisturbed run would have written.
 """
 
 import json
-import os
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,11 @@ import numpy as np
 
 from jaxrl_llm.data.prompts import written
 from jaxrl_llm.parallel.distributed import is_main
+from jaxrl_llm.reject.files import write_rows
 from jaxrl_llm.rollout.prompts import Prompt
 from jaxrl_llm.rollout.sampler import Completion, Sampler, Stats
 from jaxrl_llm.rollout.sampling import SamplingConfig
 from jaxrl_llm.saved import Opened
-from jaxrl_llm.types import Json
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Chunk:
 
     drawn: list[Drawn]  # a prompt each
     tokens: int
-    seconds: float  # 0 where they were there already
+    seconds: float  # of the sampler; 0 where they were there already
     prefills: int  # prompts that were run
 
     @property
@@ -123,9 +122,9 @@ def make_draw(
             room=room,
             progress=count,
         )
-        answers = iter(found)
+        seconds, answers = time.perf_counter() - began, iter(found)
         drawn = [NOTHING if prompt is None else to_drawn(prompt, next(answers)) for prompt in asked]
-        return Chunk(drawn, stats.tokens, time.perf_counter() - began, stats.prefills)
+        return Chunk(drawn, stats.tokens, seconds, stats.prefills)
 
     def draw(advance: Advance) -> Iterator[Chunk]:
         for number, first in enumerate(range(0, len(prompts), size)):
@@ -151,11 +150,3 @@ def read_chunk(path: Path) -> Chunk:
     """What `draw` wrote."""
     drawn = [Drawn(**json.loads(line)) for line in path.read_bytes().splitlines()]
     return Chunk(drawn, sum(sum(each.tokens) for each in drawn), 0.0, 0)
-
-
-def write_rows(path: Path, rows: Sequence[Json]) -> None:
-    """JSON lines, whole or not at all."""
-    draft = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(draft, path)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxrl_llm.evals.generation import sampled
-from jaxrl_llm.reject.choose import Chosen
-from jaxrl_llm.reject.pool import HUMAN, Asked, Candidate
+from jaxrl_llm.reject.choose import Chosen, equations_of
+from jaxrl_llm.reject.pool import Asked, Candidate
 from jaxrl_llm.tasks import Task
 from jaxrl_llm.types import Json
 
@@ -19,14 +19,16 @@ def figures_of(pool: Sequence[Asked], chosen: Sequence[Chosen], task: Task | Non
     """Everything but how long it took.
 
     Returns:
-        `prompts`, `answers`, `filters` (name -> answers that it stopped), `selected`, `pairs`, `contrast` (prompts that
-        gave no pair, by reason); `before` and `after`: `accuracy` and `score` of a drawn answer and of a selected one,
-        where known, a prompt counting once; `by_model`; `reward_accuracy`: how often a right answer scores above a
-        wrong one to the same prompt; `samples`, of `evals.generation.sampled`, where every prompt has as many answers;
-        `distinct`: right answers with different equations a prompt; `scores`: histograms.
+        `prompts`, `answers`, `filters` (name -> answers that it stopped), `selected`, and `human` besides these;
+        `pairs`, `contrast` (prompts that gave no pair, by reason); `before` and `after`: `accuracy` and `score` of an
+        answer and of a selected one, where known, a prompt counting once; `by_model`; `reward_accuracy`: how often a
+        right answer scores above a wrong one to the same prompt; `paths`: right answers with different equations a
+        prompt; `samples`, of `evals.generation.sampled`, where every prompt has as many answers; `scores`: histograms.
+        But in `human` only answers of models count.
     """
-    drawn = [[each for each in asked.candidates if each.model != HUMAN] for asked in pool]
-    selected = [[asked.candidates[i] for i in each.selected] for asked, each in zip(pool, chosen, strict=True)]
+    drawn = [[each for each in asked.candidates if not each.human] for asked in pool]
+    kept = [[asked.candidates[i] for i in each.selected] for asked, each in zip(pool, chosen, strict=True)]
+    selected = [[each for each in row if not each.human] for row in kept]
     answers = [each for candidates in drawn for each in candidates]
     models = dict.fromkeys(each.model for each in answers)
     stopped: Counter[str] = Counter()
@@ -38,20 +40,21 @@ def figures_of(pool: Sequence[Asked], chosen: Sequence[Chosen], task: Task | Non
         "prompts": {
             "asked": len(pool),
             "with answers": sum(map(bool, drawn)),
-            "with a selected one": sum(map(bool, selected)),
+            "with a selected one": sum(map(bool, kept)),
         },
         "answers": len(answers),
         "filters": dict(stopped),
         "selected": sum(map(len, selected)),
-        "human": sum(each.model == HUMAN for row in selected for each in row),
+        "human": sum(each.human for row in kept for each in row),
         "pairs": sum(len(each.pairs) for each in chosen),
         "contrast": dict(contrast),
         "before": worth(drawn),
         "after": worth(selected),
         "by_model": {name: worth([[each for each in row if each.model == name] for row in drawn]) for name in models},
         "reward_accuracy": reward_accuracy(drawn),
+        "paths": paths_of(drawn),
         "samples": samples_of(drawn, task),
-        "scores": histograms(answers, [each for row in selected for each in row if each.model != HUMAN]),
+        "scores": histograms(answers, [each for row in selected for each in row]),
     }
 
 
@@ -82,6 +85,13 @@ def reward_accuracy(rows: Sequence[Sequence[Candidate]]) -> Json | None:
             apart = np.subtract.outer(np.asarray(right), np.asarray(wrong))
             shares.append(float(np.mean((apart > 0) + 0.5 * (apart == 0))))
     return {"accuracy": float(np.mean(shares)), "prompts": len(shares)} if shares else None
+
+
+def paths_of(rows: Sequence[Sequence[Candidate]]) -> float | None:
+    """Different lists of equations among the right answers to a prompt, on average; None where nothing is graded."""
+    graded = [row for row in rows if any(each.right is not None for each in row)]
+    counts = [len({equations_of(each.text) for each in row if each.right}) for row in graded]
+    return float(np.mean(counts)) if counts else None
 
 
 def samples_of(rows: Sequence[Sequence[Candidate]], task: Task | None) -> Json | None:

@@ -64,15 +64,17 @@ def summary(figures: Json) -> str:
     prompts, speed = figures["prompts"], figures["speed"]
     text = (
         f"{figures['answers']:,} answers to {prompts['with answers']:,} prompts; {figures['selected']:,} selected, "
-        f"to {prompts['with a selected one']:,} prompts"
+        + (f"and {figures['human']:,} by people, " if figures["human"] else "")
+        + f"to {prompts['with a selected one']:,} prompts.\n"
     )
-    text += f", {figures['human']:,} of them by people.\n" if figures["human"] else ".\n"
     if speed["tokens"]:
         text += (
             f"{si(speed['tokens'])} tokens drawn in {duration(speed['sample_s'])}, {si(speed['tokens_per_s'])} a "
             f"second, {speed['prefills']:,} prompts run for {speed['drawn']:,} answers; rated in "
             f"{duration(speed['rate_s'])}.\n"
         )
+    if figures["paths"]:
+        text += f"{figures['paths']:.2f} right answers with different equations a prompt.\n"
     accuracy = figures["reward_accuracy"]
     if accuracy is not None:
         text += (

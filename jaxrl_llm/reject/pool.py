@@ -13,7 +13,8 @@ from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.distributed import is_main
 from jaxrl_llm.reject.candidates import Group
 from jaxrl_llm.reject.draw import Drawn
-from jaxrl_llm.reject.questions import said
+from jaxrl_llm.reject.files import write_text
+from jaxrl_llm.reject.questions import key_of, said
 from jaxrl_llm.rollout.config import LengthPenaltyConfig, RewardsConfig, TaskRewardConfig
 from jaxrl_llm.rollout.prompts import Prompt
 from jaxrl_llm.rollout.rewards import Moments, Scorer, Written, compose
@@ -29,6 +30,7 @@ class Candidate:
 
     text: str
     model: str  # who wrote it
+    human: bool = False  # the task's own worked answer
     ended: bool = True  # by itself, not by the limit
     tokens: int | None = None  # the end token included; None: not known
     grade: float | None = None  # of the task's grader; None: there is none
@@ -53,7 +55,7 @@ class Pool:
 
     def __init__(self, questions: Iterable[Prompt], task: Task | None, chat: bool) -> None:
         self._by_prompt: dict[str, Asked] = {}
-        self._task, self._chat = task, chat or task is not None
+        self._task, self._chat = task, chat
         for prompt in questions:
             self._at(prompt)
 
@@ -63,28 +65,36 @@ class Pool:
         return [*self._by_prompt.values()]
 
     def _at(self, prompt: Prompt) -> Asked:
-        return self._by_prompt.setdefault(json.dumps(prompt.said, sort_keys=True), Asked(prompt))
+        return self._by_prompt.setdefault(key_of(prompt.said), Asked(prompt))
 
     def add_drawn(self, name: str, questions: Sequence[Prompt], drawn: Sequence[Drawn]) -> None:
         """The answers of a model; the grader says what they are worth."""
         for prompt, each in zip(questions, drawn, strict=True):
             grades = self._grades(prompt, each.texts)
             self._at(prompt).candidates += [
-                Candidate(text, name, ended, tokens, grade)
+                Candidate(text, name, ended=ended, tokens=tokens, grade=grade)
                 for text, ended, tokens, grade in zip(each.texts, each.ended, each.tokens, grades, strict=True)
             ]
 
     def add_groups(self, groups: Iterable[Group], source: str) -> None:
-        """Answers made elsewhere or earlier; what their rows say of right and wrong counts where there is no grader."""
+        """Answers made elsewhere; what their rows say of right and wrong counts where there is no grader.
+
+        `source` is who wrote those that name nobody.
+        """
         for group in groups:
-            asked = self._at(Prompt((), said(group.prompt, self._chat), group.origin))
-            texts = [answer.text for answer in group.answers]
-            grades = self._grades(asked.prompt, texts)
+            asked = self._at(as_prompt(group, self._chat))
+            grades = self._grades(asked.prompt, [answer.text for answer in group.answers])
             for answer, grade in zip(group.answers, grades, strict=True):
                 if grade is None and answer.right is not None:
                     grade = float(answer.right)
                 asked.candidates.append(
-                    Candidate(answer.text, answer.model or source, answer.ended is not False, answer.tokens, grade)
+                    Candidate(
+                        answer.text,
+                        answer.model or source,
+                        ended=answer.ended is not False,
+                        tokens=answer.tokens,
+                        grade=grade,
+                    )
                 )
 
     def add_human(self) -> None:
@@ -93,12 +103,17 @@ class Pool:
             example = asked.prompt.example
             if example is not None:
                 (grade,) = self._grades(asked.prompt, [example.answer])
-                asked.candidates.insert(0, Candidate(example.answer, HUMAN, grade=grade))
+                asked.candidates.insert(0, Candidate(example.answer, HUMAN, human=True, grade=grade))
 
     def _grades(self, prompt: Prompt, texts: Sequence[str]) -> list[float | None]:
         if self._task is None or prompt.example is None:
             return [None] * len(texts)
         return [float(grade) for grade in grade_all(self._task, texts, [prompt.example] * len(texts))]
+
+
+def as_prompt(group: Group, chat: bool) -> Prompt:
+    """What a group of candidates was asked; with `chat` what is text is what a user says."""
+    return Prompt((), said(group.prompt, chat), group.origin, group.safety)
 
 
 class Scores(NamedTuple):
@@ -133,8 +148,6 @@ def rate(
     if not rewards.parts:
         return [*pool]
     flat = [(asked.prompt, each) for asked in pool for each in asked.candidates]
-    if not flat:
-        raise UserError("there is no answer to any prompt\n  mend: another candidates=FILE, or models")
     parts: dict[str, list[float]] = {name: [] for name, part in rewards.parts.items() if part.kind != "length"}
     for first in range(0, len(pool), chunk):
         for name, scores in _rated(pool[first : first + chunk], rewards, scorers, kept).items():
@@ -176,16 +189,15 @@ def _rated(
     path = kept.folder / f"{digest}.json"
     if path.is_file():
         return found | json.loads(path.read_text(encoding="utf-8"))
-    prompts, answers = [prompt for prompt, _ in flat], [each.text for _, each in flat]
-    scored = {
-        name: np.asarray(scorer(prompts, answers), np.float32).tolist() if flat else []
-        for name, scorer in scorers.items()
-    }
+    pairs = [(i, each.text) for i, asked in enumerate(pool) for each in asked.candidates]
+    different = [*dict.fromkeys(pairs)]  # equal answers to a prompt are asked about once
+    prompts, answers = [pool[i].prompt for i, _ in different], [text for _, text in different]
+    scored = {}
+    for name, scorer in scorers.items():
+        score = dict(zip(different, np.asarray(scorer(prompts, answers), np.float32).tolist(), strict=True))
+        scored[name] = [score[pair] for pair in pairs]
     if is_main():
-        kept.folder.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".partial")
-        draft.write_text(json.dumps(scored), encoding="utf-8")
-        draft.replace(path)
+        write_text(path, json.dumps(scored))
     return found | scored
 
 

@@ -23,6 +23,7 @@ class Dialogue(NamedTuple):
 
     messages: tuple[Message, ...]
     origin: str
+    given: int  # messages of the prompt that it began with
 
 
 class Played(NamedTuple):
@@ -43,8 +44,12 @@ def play(
     """
     if isinstance(questions[0].said, str):
         raise UserError("self_play makes dialogues, and the prompts are text to go on with\n  mend: prompts.chat=true")
-    played = Played([], [], [])
+    played, given = Played([], [], []), {each.origin: len(each.said) for each in questions}
     (name,) = config.models
+
+    def end(prompt: Prompt, messages: Sequence[Message]) -> None:
+        played.dialogues.append(Dialogue(tuple(messages), prompt.origin, given[prompt.origin]))
+
     for turn in range(rules.turns):
         pool = Pool(questions, task if turn == 0 else None, chat=True)
         pool.add_drawn(name, questions, work.answer(questions, f"turn-{turn}")[name])
@@ -57,15 +62,13 @@ def play(
             if each.selected:
                 going_on.append(_said(asked.prompt, "assistant", asked.candidates[each.selected[0]].text))
             elif turn:  # without what the user asked in vain
-                played.dialogues.append(Dialogue(tuple(asked.prompt.said[:-1]), asked.prompt.origin))  # type: ignore[arg-type]
+                end(asked.prompt, asked.prompt.said[:-1])  # type: ignore[arg-type]  # these are messages
         last = turn + 1 == rules.turns or not going_on
         texts = [""] * len(going_on) if last else work.ask_on(rules, going_on, f"turn-{turn}-user")
         questions = [_said(each, "user", text) for each, text in zip(going_on, texts, strict=True) if text]
-        played.dialogues.extend(
-            Dialogue(tuple(each.said), each.origin)  # type: ignore[arg-type]  # these are messages
-            for each, text in zip(going_on, texts, strict=True)
-            if not text
-        )
+        for prompt, text in zip(going_on, texts, strict=True):
+            if not text:
+                end(prompt, prompt.said)  # type: ignore[arg-type]
         if not questions:
             break
     return played

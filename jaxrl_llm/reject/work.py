@@ -1,29 +1,36 @@
 """The work of a run of rejection sampling: models answer, reward models rate; and how far it is and how fast."""
 
+import functools
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import jax
+import numpy as np
 
 from jaxrl_llm.data.chat import chat_stop_ids, find_template, tokenize_asking
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.evaluation import progress
 from jaxrl_llm.parallel.distributed import is_main
 from jaxrl_llm.parallel.mesh import make_mesh
-from jaxrl_llm.reject.config import RejectConfig, SelfPlayConfig, SourceConfig, answers_each
-from jaxrl_llm.reject.draw import Draw, Drawn, make_draw, write_rows
+from jaxrl_llm.reject.config import RejectConfig, SelfPlayConfig, WriterConfig, answers_each
+from jaxrl_llm.reject.draw import Draw, Drawn, make_draw
+from jaxrl_llm.reject.files import write_rows
 from jaxrl_llm.reject.pool import Asked, Scores, rate
-from jaxrl_llm.reject.questions import as_read, open_shots
+from jaxrl_llm.reject.questions import AsRead, as_read, open_shots
 from jaxrl_llm.rollout.config import ModelRewardConfig
 from jaxrl_llm.rollout.prompts import Prompt
 from jaxrl_llm.rollout.rewards import Scorer
 from jaxrl_llm.rollout.sampling import SamplingConfig
-from jaxrl_llm.saved import Opened, find_model, open_model
+from jaxrl_llm.saved import find_model, open_model
 from jaxrl_llm.scorers import model_scorer
 from jaxrl_llm.training.writers import METRICS
 from jaxrl_llm.types import Json
 
 RATED = 256  # prompts whose candidates are rated at a time
+IN_CACHE = 16  # texts that a CPU rates at once: more of them leave its caches, and take twice as long
 ENDS_ASKING = ("\n\n",)  # besides the end token of a turn: few models were trained to end a user's
 
 
@@ -53,19 +60,12 @@ class Work:
         Raises:
             UserError: a prompt is too long for a model, or its template refuses one; with the model's name.
         """
-        found: dict[str, list[Drawn]] = {}
-        for name, model in self.config.models.items():
-            opened = open_model(model.path, make_mesh(self.config.mesh))
-            try:
-                draw = self._answering(name, model, opened, questions, folder)
-            except UserError as error:
-                raise UserError(f"models.{name}: {error}") from error
-            found[name] = self._run(draw, name, len(questions) * (model.n or self.config.sampling.n))
-        return found
+        read = {name: self.read(name, questions, folder) for name in self.config.models}  # errors before the work
+        return {name: self._run(self.draw(name, asked, folder), name, asked) for name, asked in read.items()}
 
     def ask_on(self, user: SelfPlayConfig, dialogues: Sequence[Prompt], folder: str) -> list[str]:
         """What the user says next in each dialogue; nothing where they have nothing to say, or it became too long."""
-        opened = open_model(user.user.path, make_mesh(self.config.mesh))
+        opened = open_model(user.user.path, make_mesh(self.config.mesh))  # gone when this returns
         template = find_template(opened.tokenizer, user.user.template)
         most = opened.config.model.context - user.max_new_tokens
         prompts: list[Prompt | None] = []
@@ -95,62 +95,92 @@ class Work:
         Raises:
             UserError: see `pool.rate` and `scorers.model_scorer`.
         """
-        began, config = time.perf_counter(), self.config
-        mesh, scorers, judges = make_mesh(config.mesh), dict[str, Scorer](), []
-        for name, part in config.rewards.parts.items():
-            if isinstance(part, ModelRewardConfig):
-                saved = find_model(part.path)
-                judges.append(saved.fingerprint)
-                try:
-                    scorers[name] = model_scorer(
-                        part,
-                        mesh,
-                        batch_size=config.sampling.slots,
-                        policy_tokenizer=saved.card.tokenizer,
-                        first=asked[0].prompt,
-                        warn=print,
-                    )
-                except UserError as error:
-                    raise UserError(f"rewards.parts.{name}: {error}") from error
+        began, scorers = time.perf_counter(), self.scorers()
+        judges = [find_model(part.path).fingerprint for part in self._judges().values()]
         kept = Scores(self.workdir / "scores", " ".join(judges))
         with progress("rating", sum(len(each.candidates) for each in asked), "answers") as advance:
-            rated = rate(asked, config.rewards, scorers, kept, chunk=RATED, advance=advance)
+            rated = rate(asked, self.config.rewards, scorers, kept, chunk=RATED, advance=advance)
         self.rate_s += time.perf_counter() - began
         return rated
 
-    def _answering(
-        self, name: str, model: SourceConfig, opened: Opened, questions: Sequence[Prompt], folder: str
-    ) -> Draw:
-        config, sampling = self.config, self.config.sampling
-        prompts, stop_ids = as_read(
-            questions,
-            opened.tokenizer,
-            find_template(opened.tokenizer, model.template),
-            open_shots(model, config.prompts),
-            longest=opened.config.model.context - sampling.max_new_tokens,
-            overlong=config.prompts.overlong if not folder else "drop",  # a dialogue that became too long ends
-        )
+    def scorers(self) -> dict[str, Scorer]:
+        """The reward models, by the name of their part."""
+        return {name: self._scorer(name, part) for name, part in self._judges().items()}
+
+    def _judges(self) -> dict[str, ModelRewardConfig]:
+        parts = self.config.rewards.parts
+        return {name: part for name, part in parts.items() if isinstance(part, ModelRewardConfig)}
+
+    def _scorer(self, name: str, part: ModelRewardConfig) -> Scorer:
+        """A reward model, which is opened when it is first asked: where all scores are kept it is not."""
+
+        @functools.cache
+        def opened() -> Scorer:
+            return model_scorer(
+                part,
+                make_mesh(self.config.mesh),
+                batch_size=IN_CACHE if jax.default_backend() == "cpu" else self.config.sampling.slots,
+                share_prompts=True,
+                policy_tokenizer=find_model(part.path).card.tokenizer,  # whether the models' fits was looked at
+                warn=lambda text: print(f"warning: {text}", file=sys.stderr) if is_main() else None,
+            )
+
+        def score(prompts: Sequence[Prompt], texts: Sequence[str]) -> np.ndarray:
+            try:
+                return opened()(prompts, texts)
+            except UserError as error:
+                raise UserError(f"rewards.parts.{name}: {error}") from error
+
+        return score
+
+    def read(self, name: str, questions: Sequence[Prompt], folder: str = "") -> AsRead:
+        """The prompts as a model reads them.
+
+        Raises:
+            UserError: see `questions.as_read`; with the model's name.
+        """
+        config, model, saved = self.config, self.config.models[name], find_model(self.config.models[name].path)
+        tokenizer = saved.card.tokenizer
+        try:
+            return as_read(
+                questions,
+                tokenizer,
+                find_template(tokenizer, model.template),
+                open_shots(model, config.prompts),
+                n_shots=model.shots,
+                longest=saved.config.model.context - config.sampling.max_new_tokens,
+                overlong=config.prompts.overlong if not folder else "drop",  # a dialogue that became too long ends
+            )
+        except UserError as error:
+            raise UserError(f"models.{name}: {error}") from error
+
+    def draw(self, name: str, asked: AsRead, folder: str = "") -> Draw:
+        """What draws the answers of a model, which is in memory as long as that is there."""
+        model, sampling = self.config.models[name], self.config.sampling
         return make_draw(
-            opened,
-            prompts,
+            open_model(model.path, make_mesh(self.config.mesh)),
+            asked.prompts,
             self._distribution(model),
-            stop_ids=stop_ids,
+            stop_ids=asked.stop_ids,
             n=model.n or sampling.n,
             max_new_tokens=sampling.max_new_tokens,
             slots=sampling.slots,
             chunk=sampling.prompts,
-            seed=(config.seed, folder + name),
+            seed=(self.config.seed, folder + name),
             folder=self.workdir / "samples" / folder / name,
         )
 
-    def _distribution(self, model: SourceConfig) -> SamplingConfig:
+    def _distribution(self, model: WriterConfig) -> SamplingConfig:
         shared = {key: getattr(self.config.sampling, key) for key in SamplingConfig.__dataclass_fields__}
         return SamplingConfig(**shared if model.temperature is None else shared | {"temperature": model.temperature})
 
-    def _run(self, draw: Draw, title: str, answers: int) -> list[Drawn]:
+    def _run(self, draw: Draw, name: str, asked: AsRead) -> list[Drawn]:
         """All chunks; how far it is goes to metrics.jsonl."""
         found: list[Drawn] = []
-        with progress(title, answers, "answers") as advance:
+        if is_main() and not (self.workdir / METRICS).is_file():
+            write_rows(self.workdir / METRICS, [])  # from here on its config decides answers that are there
+        answers = len(asked.prompts) * (self.config.models[name].n or self.config.sampling.n)
+        with progress(name, answers, "answers") as advance:
             for chunk in draw(advance):
                 found += chunk.drawn
                 done = chunk.answers + (self.rows[-1]["answers"] if self.rows else 0)

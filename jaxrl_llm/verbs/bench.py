@@ -13,7 +13,7 @@ STEPS = {
     "dpo": "DPO",
 }
 ROUNDS = {"ppo": "PPO", "grpo": "GRPO", "rloo": "RLOO"}
-HELP = "measure a training step, a round of rollouts, the loop around a step, or the sampler"
+HELP = "measure a training step, a round of rollouts, the loop around a step, the sampler, or rejection sampling"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for one in (*steps, loop):
         add_config(one)
         one.add_argument("--steps", type=int, default=10, help="steps that are timed (default 10)")
+    add_config(
+        what.add_parser("reject", help="the sampler alone, against sampling, scoring and selecting as `reject` does")
+    )
     sample = what.add_parser("sample", help="the sampler: tokens/s, slot occupancy")
     add_config(sample)
     sample.add_argument("--prompts", type=int, default=64, help="default 64")
@@ -63,6 +66,13 @@ def run(args: argparse.Namespace) -> int:
     from jaxrl_llm.parallel import runtime
 
     runtime.start()
+    if args.what == "reject":
+        from jaxrl_llm.reject.config import resolve_reject
+
+        print_table(
+            f"bench reject: {args.config}", benchmarks.bench_reject(resolve_reject(args.config, args.overrides).config)
+        )
+        return 0
     config = resolve(args.config, args.overrides).config
     refuse_other_kind(args.what, args.config, config.algo.kind)
     if args.what in STEPS:

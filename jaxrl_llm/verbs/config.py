@@ -16,7 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     diff = actions.add_parser("diff", help="what two configs disagree on")
     diff.add_argument("a", metavar="A", help="a config, such as runs/x/config.yaml or pretrain/debug")
     diff.add_argument("b", metavar="B", help="another")
-    actions.add_parser("schema", help="the JSON schema of config files")
+    schema = actions.add_parser("schema", help="the JSON schema of config files")
+    schema.add_argument("--of", choices=("train", "reject"), default="train", help="the verb that reads them")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -25,23 +26,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from jaxrl_llm.config import changed, flatten, resolve
+    from jaxrl_llm.config import changed, flatten
     from jaxrl_llm.config.yaml_source import to_yaml
+    from jaxrl_llm.reject.config import resolve_any
 
-    resolved = resolve(args.config, args.overrides)
+    resolved = resolve_any(args.config, args.overrides)
     values = flatten(resolved.config) if args.all else changed(resolved.config)
     print_table((key, to_yaml(value), resolved.provenance.get(key, "default")) for key, value in values.items())
     return 0
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from jaxrl_llm.config import ABSENT, diff, load
+    from jaxrl_llm.config import ABSENT, diff
     from jaxrl_llm.config.yaml_source import to_yaml
+    from jaxrl_llm.errors import UserError
+    from jaxrl_llm.reject.config import resolve_any
 
     def cell(value: object) -> str:
         return repr(value) if value is ABSENT else to_yaml(value)
 
-    differences = diff(load(args.a), load(args.b))
+    a, b = (resolve_any(path).config for path in (args.a, args.b))
+    if type(a) is not type(b):
+        raise UserError(f"{args.a} and {args.b} are for different verbs: one is a config of `reject`")
+    differences = diff(a, b)
     if differences:
         print_table(((key, cell(a), cell(b)) for key, (a, b) in differences.items()), ("", args.a, args.b))
     return 0
@@ -50,7 +57,9 @@ def _diff(args: argparse.Namespace) -> int:
 def _schema(args: argparse.Namespace) -> int:
     import json
 
+    from jaxrl_llm.config import Config
     from jaxrl_llm.config.editor import json_schema
+    from jaxrl_llm.reject.config import RejectConfig
 
-    print(json.dumps(json_schema(), indent=2))
+    print(json.dumps(json_schema({"train": Config, "reject": RejectConfig}[args.of]), indent=2))
     return 0

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jaxrl_llm.config import flatten, load
+from jaxrl_llm.config import flatten
 from jaxrl_llm.config.layers import packaged_configs
 from jaxrl_llm.config.yaml_source import to_yaml
+from jaxrl_llm.reject.config import resolve_any
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "configs"
 NAMES = sorted(
@@ -20,7 +21,7 @@ NAMES = sorted(
 
 
 def flat(name: str) -> str:
-    return "".join(f"{key}: {to_yaml(value)}\n" for key, value in flatten(load(name)).items())
+    return "".join(f"{key}: {to_yaml(value)}\n" for key, value in flatten(resolve_any(name).config).items())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,8 +1,10 @@
 """`bench` of stages that read conversations and judged answers: random data through the stage's own source and step."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 
 from jaxrl_llm.cli import main
 from tests.tiny import Runs
@@ -50,3 +52,25 @@ def test_what_is_not_there_to_be_measured(bench: Bench) -> None:
     assert (code, "algo.kind=sft" in error) == (2, True)
     code, _, error = bench("train", "sft", "--prompt-length", "90", "--answer-length", "7")
     assert (code, "data.length=97 or more" in error) == (2, True)
+
+
+def test_rejection_is_measured_beside_its_sampler(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "reject.yaml"
+    config = {
+        "workdir": str(tmp_path / "reject"),
+        "prompts": {"path": str(Path(runs("sft")).parent / "asks.jsonl"), "limit": 4},
+        "models": {"policy": {"path": str(runs("sft"))}},
+        "sampling": {"n": 4, "max_new_tokens": 8, "slots": 8},
+        "rewards": {"parts": {"likes": {"kind": "model", "path": str(runs("reward"))}}},
+        "mesh": {"data": 1, "fsdp": 8},
+    }
+    path.write_text(yaml.safe_dump(config))
+    assert main(["bench", "reject", str(path)]) == 0
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "prompts run 4 for 16 answers" in out
+    assert "% of the sampler's own" in out
+    assert not (tmp_path / "reject").exists()
+    assert main(["bench", "reject", str(path), "models={}", "candidates=a.jsonl"]) == 2
+    assert "measures models that answer prompts" in capsys.readouterr().err
