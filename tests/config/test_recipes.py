@@ -18,7 +18,7 @@ from jaxrl_llm.algos.sft import SftConfig
 from jaxrl_llm.algos.simpo import SimpoConfig
 from jaxrl_llm.assemble import Assembly, assemble
 from jaxrl_llm.config import Config, load
-from jaxrl_llm.config.layers import find_config
+from jaxrl_llm.config.layers import find_config, packaged_configs
 from jaxrl_llm.data.config import ChatDataConfig, PreferenceDataConfig, PromptDataConfig
 from jaxrl_llm.evals.config import TaskEvalConfig
 from jaxrl_llm.models.critic import CriticConfig
@@ -58,7 +58,14 @@ SHORT_ANSWERS = ("rollout.max_prompt_tokens=32", "rollout.max_new_tokens=32")
 def test_the_comment_begins_with_what_it_is_and_has_its_command(name: str) -> None:
     head = find_config(name).read_text(encoding="utf-8").split("\n")
     assert head[0].startswith("# ")
-    assert any(f"{line} ".startswith(f"#   jaxrl-llm train {name} ") for line in head)
+    trained = any(f"{line} ".startswith(f"#   jaxrl-llm train {name} ") for line in head)
+    assert trained or any(is_stage_of(name, line.removeprefix("#   jaxrl-llm run ")) for line in head)
+
+
+def is_stage_of(name: str, pipeline: str) -> bool:
+    """Whether a packaged pipeline trains by this recipe."""
+    path = packaged_configs() / f"{pipeline}.yaml"
+    return path.is_file() and f"config: ../{name}.yaml" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", RECIPES)
