@@ -72,26 +72,44 @@ def execute(pipeline: Pipeline, verbose: bool = False) -> int:
 
 def _stages(pipeline: Pipeline, view: View, stop: Stop, lock: int, verbose: bool) -> tuple[int, str | None]:
     """Exit code, and what went wrong."""
+    _make_room(pipeline, view)
     for number, stage in enumerate(pipeline.stages):
         if stop.received:
             return 130, f"interrupted before stage {stage.name}"
-        again = stage.name in pipeline.redo
-        later = [other for other in pipeline.stages[number + 1 :] if other.name in pipeline.redo or not other.done()]
-        if stage.done() and not again:
+        later = [other for other in pipeline.stages[number + 1 :] if not other.done()]
+        if stage.done():
             view.skip(stage, _summary(stage))
         else:
-            if again and stage.directory.exists():
-                view.note(f"{stage.name}: the old directory is kept as {leftovers.set_aside(stage.directory)}")
-                leftovers.finished(stage)
             code = _run(stage, view, stop, lock, verbose)
             if code or stop.received:
-                problem = f"stage {stage.name} " + (
-                    f"ended with exit code {code}" if code else "is done, and the run was interrupted"
-                )
-                view.note(f"{problem}; the same command continues from here")
+                problem = f"stage {stage.name} {_end(code, stop)}"
+                again = "the same command, without --redo," if pipeline.redo else "the same command"
+                view.note(f"{problem}; {again} continues from here")
                 return code or 130, problem
         refuse_useless(stage, later)
     return 0, None
+
+
+def _make_room(pipeline: Pipeline, view: View) -> None:
+    """Keep what runs anew under another name, the last stage first: no stage is done that read what is gone, however
+    this ends, and the command without --redo continues."""
+    for stage in reversed(pipeline.stages):
+        if stage.name in pipeline.redo and stage.directory.exists():
+            view.note(f"{stage.name}: the old directory is kept as {leftovers.set_aside(stage.directory)}")
+            leftovers.finished(stage)
+
+
+def _end(code: int, stop: Stop) -> str:
+    """How a stage came to its end, for the reader."""
+    if code == 0:
+        return "is done, and the run was interrupted"
+    if _was_told(code, stop):
+        return "was stopped"
+    return "was killed: did memory run out?" if code == 128 + signal.SIGKILL else f"failed with exit code {code}"
+
+
+def _was_told(code: int, stop: Stop) -> bool:
+    return code in STOPPED or bool(stop.received)
 
 
 def _run(stage: Stage, view: View, stop: Stop, lock: int, verbose: bool) -> int:
@@ -102,10 +120,14 @@ def _run(stage: Stage, view: View, stop: Stop, lock: int, verbose: bool) -> int:
     view.begin(stage)
     log = stage.directory.parent / "logs" / f"{stage.name}.txt"
     log.parent.mkdir(exist_ok=True)
-    begin, progress = time.monotonic(), Progress(stage)
+    begin, progress, saving = time.monotonic(), Progress(stage), False
 
     def look() -> None:
+        nonlocal saving
         now = time.monotonic()
+        if stop.received and stage.verb == "train" and not (saving or verbose):  # which says so itself
+            saving = True
+            view.note(f"{stage.name}: this step is finished and saved; Ctrl-C once more stops at once and loses it")
         view.look(stage, now - begin, progress.look(now), "stopping" if stop.received else "running")
 
     command = [sys.executable, "-m", "jaxrl_llm", *stage.arguments]
@@ -121,8 +143,8 @@ def _run(stage: Stage, view: View, stop: Stop, lock: int, verbose: bool) -> int:
         view.end(stage, "done", seconds, _summary(stage))
         return 0
     leftovers.cut_short(stage, seconds)
-    failed = code not in STOPPED and not stop.received
-    view.end(stage, "failed" if failed else "stopped", seconds, "")
+    failed, reached = not _was_told(code, stop), progress.look(time.monotonic())
+    view.end(stage, "failed" if failed else "stopped", seconds, reached.text if reached.done else "")
     if failed and not verbose:
         view.note(f"{last_words(log, since)}\nall that it wrote: {log}")
     return code

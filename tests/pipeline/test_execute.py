@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_failing_stage_says_why_and_the_pipeline_continues_there(
     out = capsys.readouterr().out
     assert "\nerror: it is broken\nall that it wrote: runs/p/logs/pretrain.txt\n" in out
     assert "\nworking" not in out
-    assert "stage pretrain ended with exit code 7; the same command continues from here" in out
+    assert "stage pretrain failed with exit code 7; the same command continues from here" in out
     assert Path("runs/p/logs/pretrain.txt").read_text() == f"$ jaxrl-llm {TRAIN}\nworking\nerror: it is broken\n"
     Path("fail").unlink()
     assert main(["run", "p.yaml"]) == 0
@@ -78,6 +79,24 @@ def test_a_changed_stage_is_refused_and_redone_with_all_that_read_it(
     assert Path("runs/p/pretrain.1/weights").read_text() == "old"
     assert not Path("runs/p/pretrain/weights").exists()
     assert not Path("runs/p/corpus.1").exists()
+
+
+def test_a_redo_that_was_cut_short_continues_without_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["run", "p.yaml"])
+    Path("fail").write_text("runs/p/pretrain ")
+    assert main(["run", "p.yaml", "--redo", "pretrain"]) == 7
+    assert "the same command, without --redo, continues from here" in capsys.readouterr().out
+    assert not Path("runs/p/again").exists(), "it was made of what is gone"
+    Path("fail").unlink()
+    log()
+    assert main(["run", "p.yaml"]) == 0
+    assert log() == [TRAIN, AGAIN]
+    assert {path.name for path in Path("runs/p").glob("*.*")} == {
+        "pretrain.1",
+        "again.1",
+        "report.md",
+        "report.json",
+    } | {".lock"}
 
 
 def test_dry_run_touches_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,7 +151,7 @@ def test_sigterm_reaches_the_stage_and_its_exit_code_us(
     assert log() == ["saved"]
     out = capsys.readouterr().out
     assert "[1/3] corpus: stopped after 0:00:00" in out
-    assert "stage corpus ended with exit code 42; the same command continues" in out
+    assert "stage corpus was stopped; the same command continues" in out
 
 
 def test_ctrl_c_during_a_stage_that_finishes_stops_after_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,9 +161,24 @@ def test_ctrl_c_during_a_stage_that_finishes_stops_after_it(here: Path, monkeypa
     assert Path("runs/p/corpus/.done.json").exists()
 
 
-def test_a_killed_stage(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_stage(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     stub("#!/bin/sh\nkill -9 $$\n", monkeypatch)
     assert main(["run", "p.yaml"]) == 137
+    assert "stage corpus was killed: did memory run out?; the same command" in capsys.readouterr().out
+
+
+def test_ctrl_c_in_training_says_what_a_second_one_does_and_how_far_it_was(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step = '{"step": 3, "split": "train", "loss": 0.5}'
+    wait = "for i in $(seq 40); do sleep .01; done"
+    work = f"echo '{step}' > runs/p/pretrain/metrics.jsonl; kill -INT $PPID; {wait}; exit 42"
+    stub(STUB.replace("shift 2", f"shift 2; case $1 in train) {work};; esac"), monkeypatch)
+    assert main(["run", "p.yaml"]) == 42
+    out = capsys.readouterr().out
+    assert out.count("pretrain: this step is finished and saved; Ctrl-C once more stops at once and loses it") == 1
+    assert re.search(r"pretrain: stopped after 0:00:0\d  3 of 5 steps, loss 0.500\n", out)
+    assert "stage pretrain was stopped; the same command continues from here" in out
 
 
 def test_what_a_stage_did_not_leave_is_named(

@@ -152,7 +152,7 @@ def test_the_report_of_a_pipeline_that_failed(here: Path) -> None:
     assert main(["run", "p.yaml"]) == 7
     page = Path("runs/p/report.md").read_text()
     assert "2 of 3 stages done" in page
-    assert "**It did not come to its end.**\n\n```text\nstage again ended with exit code 7\n```" in page
+    assert "**It did not come to its end.**\n\n```text\nstage again failed with exit code 7\n```" in page
     assert "| again | train pretrain | to run |" in page
     assert "## Next" not in page
     assert [each["state"] for each in report()["stages"].values()] == ["done", "done", "to run"]
