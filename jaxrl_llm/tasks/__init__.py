@@ -1,7 +1,7 @@
 """A task is examples, a prompt and a grader.  No JAX.  Here too: the corpus that the project generates itself."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,7 +11,7 @@ from jaxrl_llm.tasks import arithmetic, gsm8k
 from jaxrl_llm.tasks.stories import story
 from jaxrl_llm.tasks.task import Task
 from jaxrl_llm.tasks.wording import tell
-from jaxrl_llm.tasks.worked import work
+from jaxrl_llm.tasks.worked import Line, work
 
 TaskConfig = Annotated[arithmetic.ArithmeticConfig | gsm8k.Gsm8kConfig, Field(discriminator="kind")]
 
@@ -44,6 +44,7 @@ def corpus(n_documents: int, seed: int, kinds: CorpusKinds | None = None) -> Ite
     "Question: ...\\nAnswer: ...\\n#### 19", or drills: "18+5=<<18+5=23>>23\\n...".
     """
     kinds, rng = kinds or CorpusKinds(), random.Random(seed)
+    compute, ways = arithmetic.author(seed, kinds.forgets, kinds.varied)
     fewest, most = kinds.difficulty if isinstance(kinds.difficulty, tuple) else (kinds.difficulty,) * 2
 
     def sums() -> arithmetic.Sum:
@@ -53,13 +54,13 @@ def corpus(n_documents: int, seed: int, kinds: CorpusKinds | None = None) -> Ite
         if rng.random() < kinds.stories:
             yield story(rng)
         elif kinds.drills and rng.random() < kinds.drills:
-            yield "\n".join(drill(rng, sums()) for _ in range(DRILLED))
+            yield "\n".join(drill(rng, list(work(sums(), compute, ways))) for _ in range(DRILLED))
         else:
-            problem = tell(rng, sums())
+            problem = tell(rng, sums(), compute, ways=ways)
             yield f"{problem.text} {problem.answer}"
 
 
-def drill(rng: random.Random, numbers: arithmetic.Sum) -> str:
-    """One of the equations of a problem, as its answer has it."""
-    ((equation, result),) = rng.choice([line.equations for line in work(numbers)])
+def drill(rng: random.Random, lines: Sequence[Line]) -> str:
+    """One of the equations of a worked problem, as its answer has it."""
+    equation, result = rng.choice(rng.choice(lines).equations)
     return f"{equation}=<<{equation}={result}>>{result}"

@@ -37,8 +37,10 @@ class ArithmeticConfig:
     """Steps of a problem: a number, or the fewest and the most of them."""
     largest: int = Field(default=LARGEST, ge=20, le=100_000)
     """No number in a problem is larger.  Addends go up to three tenths of it; factors are small."""
+    forgets: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the carries that the author of the worked answers forgets; see `problems` and `pair_rows`."""
     varied: bool = False
-    """The author of the answers takes one of several right ways at every step, by chance; see `worked`."""
+    """The author of the worked answers takes one of several right ways at every step, by chance; see `worked`."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "ArithmeticConfig":
@@ -52,7 +54,7 @@ def build(config: ArithmeticConfig) -> Task:
     """The task; its grader wants the number after the last "####"."""
 
     def examples(split: Split, n: int, seed: int) -> list[Example]:
-        return list(problems(n, seed, split, config.difficulty, config.largest, varied=config.varied))
+        return list(problems(n, seed, split, config.difficulty, config.largest, config.forgets, config.varied))
 
     return Task("arithmetic", examples, lambda split: None, grade_number, final_number)
 
@@ -84,15 +86,20 @@ def problems(
     Decoded greedily, if it learned all of that, it is right where nothing is carried: in 67 % of problems of one step,
     45 % of two, 33 % of three.
     """
-    rng, slips = random.Random(f"{seed}/{split}/{difficulty}"), random.Random(f"{seed}/slips")
-    ways = random.Random(f"{seed}/ways") if varied else None
+    rng, (compute, ways) = random.Random(f"{seed}/{split}/{difficulty}"), author(seed, forgets, varied)
+    for index in range(n):
+        numbers = draw(rng, split, _steps(rng, difficulty), largest)
+        yield tell(rng, numbers, compute, f"arithmetic {split} problem {index} of seed {seed}", ways)
+
+
+def author(seed: int, forgets: float, varied: bool) -> tuple[Compute, random.Random | None]:
+    """How an author computes, and by what they choose a way: see `problems`."""
+    slips = random.Random(f"{seed}/slips")
 
     def compute(total: int, operator: str, operand: int) -> int:
         return (uncarried if slips.random() < forgets else exact)(total, operator, operand)
 
-    for index in range(n):
-        numbers = draw(rng, split, _steps(rng, difficulty), largest)
-        yield tell(rng, numbers, compute, f"arithmetic {split} problem {index} of seed {seed}", ways)
+    return compute, random.Random(f"{seed}/ways") if varied else None
 
 
 def pair_rows(

@@ -6,26 +6,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
-from pydantic import Field
-
 from jaxrl_llm.config.layers import parse_overrides
 from jaxrl_llm.config.settle import kinds, members
 from jaxrl_llm.config.validate import build
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.schema import schema
 from jaxrl_llm.tasks import TaskConfig, build_task
-from jaxrl_llm.tasks.arithmetic import ArithmeticConfig, pair_rows, problems
+from jaxrl_llm.tasks.arithmetic import ArithmeticConfig, pair_rows
 from jaxrl_llm.tasks.task import Example, Task
 
 WITHOUT_END = 10_000  # rows of a task that could go on for ever
-
-
-@schema
-class ForgetfulConfig(ArithmeticConfig):
-    """Word problems whose answers are by an author who makes mistakes."""
-
-    forgets: float = Field(default=0.0, ge=0.0, le=1.0)
-    """How many of them are forgotten carries; see `problems` and `pair_rows`."""
 
 
 def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -35,15 +24,14 @@ def task_rows(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         UserError: there is no such task, key or value; or the task has no such rows, or not so many.
     """
     config = _config(args)
-    if args.rows == "pairs" and not isinstance(config, ForgetfulConfig):
-        raise UserError(f"{args.kind} has one answer a problem, so there are no pairs of it\n  mend: --rows sft")
-    if args.rows == "pairs" and config.varied:
-        raise UserError("varied=true is of answers, and those of pairs tell the same story\n  mend: --rows sft")
     task = build_task(config)
     n, seed, split = _number(args, task), args.seed, args.split
-    if isinstance(config, ForgetfulConfig):
-        authored = n, seed, split, config.difficulty, config.largest, config.forgets
-        return pair_rows(*authored) if args.rows == "pairs" else map(_sft_row, problems(*authored, config.varied))
+    if args.rows == "pairs":
+        if not isinstance(config, ArithmeticConfig):
+            raise UserError(f"{args.kind} has one answer a problem, so there are no pairs of it\n  mend: --rows sft")
+        if config.varied:
+            raise UserError("varied=true is of answers, and those of pairs tell the same story\n  mend: --rows sft")
+        return pair_rows(n, seed, split, config.difficulty, config.largest, config.forgets)
     row = _sft_row if args.rows == "sft" else _problem_row
     return map(row, task.examples(split, n, seed))
 
@@ -54,8 +42,7 @@ def _config(args: argparse.Namespace) -> Any:
         near = difflib.get_close_matches(args.kind, known, n=1)
         mend = f"did you mean {near[0]}?" if near else f"there is: {', '.join(known)}"
         raise UserError(f"unknown task {args.kind!r}\n  mend: {mend}")
-    wanted = ForgetfulConfig if args.kind == "arithmetic" and args.rows != "problems" else known[args.kind]
-    return build(wanted, [parse_overrides(args.overrides)], {})[0]
+    return build(known[args.kind], [parse_overrides(args.overrides)], {})[0]
 
 
 def _number(args: argparse.Namespace, task: Task) -> int:

@@ -78,7 +78,6 @@ def test_a_task_of_a_file(write: Write, gsm8k: str) -> None:
         ("arithmetics --rows sft", "did you mean arithmetic?"),
         ("chess --rows sft", "there is: arithmetic, gsm8k"),
         ("arithmetic --rows sft forget=0.7", "forget: unknown key, did you mean forgets"),
-        ("arithmetic --rows problems forgets=0.7", "forgets: unknown key"),
         ("arithmetic --rows pairs varied=true", "varied=true is of answers"),
         ("arithmetic --rows sft varied=1", "varied: expected true or false, found the number 1"),
         ("arithmetic --rows sft forgets=1.5", "forgets: expected at most 1, found the number 1.5"),
