@@ -183,14 +183,19 @@ def _dispatch(argv: Sequence[str]) -> int:
     module = VERBS[name].module()
     parser = argparse.ArgumentParser(prog=f"jaxrl-llm {name}", description=module.HELP)
     module.configure(parser)
-    args, left = parser.parse_known_args(rest)
+    return module.run(read_arguments(parser, rest))
+
+
+def read_arguments(parser: argparse.ArgumentParser, given: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a verb whose parser is configured; overrides may stand after options too."""
+    args, left = parser.parse_known_args(given)
     # argparse gives up on `*` arguments after an option: CONFIG --flag a.b=c
     late = [text for text in left if "=" in text and not text.startswith("-")] if hasattr(args, "overrides") else []
     if wrong := [text for text in left if text not in late]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if late:
         args.overrides = [*args.overrides, *late]
-    return module.run(args)
+    return args
 
 
 def _top() -> argparse.ArgumentParser:

@@ -1,45 +1,99 @@
-"""Several processes as one: joined at the start, process 0 speaks and writes for all."""
+"""Several processes as one: joined at the start, of one mind, process 0 speaks and writes for all."""
 
+import json
 import os
-from collections.abc import Callable
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxrl_llm.errors import UserError
+from jaxrl_llm.parallel.clusters import Cluster, find_cluster
 
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-TIMEOUT = 300  # seconds that processes wait for one another at the start
+TIMEOUT, PATIENCE = "JAXRL_JOIN_TIMEOUT", 300  # seconds that processes wait for one another at the start
 
 T = TypeVar("T")
 
 
-def join() -> None:
-    """Join the other processes, when the environment's three VARIABLES say that there are any.
+def join() -> Cluster | None:
+    """Join the other processes, when the environment says that there are any; says so in one line.
 
-    To be called before anything else of jax.
+    To be called before anything else of jax.  Where the others do not come in time, the process ends with a UserError's
+    message and exit code.
+
+    Returns:
+        Whom it joined; None of a process alone.
 
     Raises:
-        UserError: only some of the variables are set, one is no number, or the others did not come.
+        UserError: what the environment says is no whole, or jax cannot join.
     """
-    given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
-    if not given:
-        return
-    missing = [name for name in VARIABLES if name not in given]
-    if missing:
-        raise UserError(f"{', '.join(given)} is set, but not {', '.join(missing)}\n  mend: set all three, or none")
-    address, count, number = (given[name] for name in VARIABLES)
-    if not (count.isdecimal() and number.isdecimal() and int(number) < int(count)):
-        raise UserError(f"JAX_PROCESS_ID={number} of JAX_NUM_PROCESSES={count}: expected whole numbers, 0 <= ID < NUM")
+    cluster = find_cluster(os.environ)
+    if cluster is None or cluster.count == 1:
+        return None
+    seconds = patience()
+    print(cluster, file=sys.stderr, flush=True)
+    told = None not in (cluster.address, cluster.number)  # else jax asks the launcher
     try:
-        jax.distributed.initialize(address, int(count), int(number), initialization_timeout=TIMEOUT)
-    except (RuntimeError, ValueError) as error:
+        with watch(cluster, seconds):
+            jax.distributed.initialize(
+                cluster.address,
+                cluster.count if told else None,
+                cluster.number if told else None,
+                cluster.devices,
+                "deactivate" if told else None,
+                initialization_timeout=seconds + 60,  # ours is over first
+            )
+    except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise UserError(
-            f"process {number} of {count} waited {TIMEOUT} s for the others at JAX_COORDINATOR_ADDRESS={address}:\n"
-            f"  {reason}"
-        ) from error
+        raise UserError(f"{cluster}: {reason}\n  mend: see {cluster.where}") from error
+    return cluster
+
+
+def patience() -> int:
+    """Seconds to wait at the start."""
+    text = os.environ.get(TIMEOUT) or str(PATIENCE)
+    if not (text.isdecimal() and int(text) > 0):
+        raise UserError(f"{TIMEOUT}={text}: expected seconds, a whole number above 0")
+    return int(text)
+
+
+@contextmanager
+def watch(cluster: Cluster, seconds: int) -> Iterator[None]:
+    """End the process with a message when what is inside takes longer: jax itself would abort with a stack trace."""
+
+    def give_up() -> None:
+        heard = "" if cluster.address is None else reached(cluster.address)
+        print(
+            f"error: {cluster}: waited {seconds} s for the others{heard}\n"
+            f"  mend: see that all {cluster.count} run and can reach {cluster.where}; {TIMEOUT}=SECONDS waits longer",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(UserError.exit_code)  # the main thread is deep in C++ and hears no exception
+
+    timer = threading.Timer(seconds, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def reached(address: str) -> str:
+    """What a connection to process 0 says about why the others are not there."""
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        return f"; nobody answers at {address} ({error.strerror or error})"
+    return f"; process 0 answers at {address}, so others are missing"
 
 
 def is_main() -> bool:
@@ -68,8 +122,54 @@ def main_first(action: Callable[[], T]) -> T:
     return done if is_main() else action()
 
 
+def together(action: Callable[[], T]) -> T:
+    """Every process does it, and where one fails all stop: that one with its error, the others naming it."""
+    if jax.process_count() == 1:
+        return action()
+    error: BaseException | None = None
+    try:
+        done = action()
+    except BaseException as raised:  # a Ctrl-C too: the others must not wait for ever
+        error = raised
+    failed = np.flatnonzero(multihost_utils.process_allgather(int(error is not None)))
+    if error is not None:
+        raise error
+    if len(failed):
+        raise UserError(f"process {', '.join(map(str, failed))} stopped with an error; its output says which")
+    return done
+
+
 def agree(flag: bool) -> bool:
     """Whether the flag is set on any process; every process must ask at the same time."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(int(flag)).any())
+
+
+def same_everywhere(what: Mapping[str, object]) -> None:
+    """Stop where the processes do not agree on something: a config's keys, the digest of data, a version.
+
+    Args:
+        what: name -> value.  Values are compared as text; every process must ask at the same time.
+
+    Raises:
+        UserError: on every process, with the names that differ, and two values of each.
+    """
+    if jax.process_count() == 1:
+        return
+    ours = json.dumps({name: str(value) for name, value in what.items()}).encode()
+    length = int(multihost_utils.process_allgather(len(ours)).max())
+    everyone = multihost_utils.process_allgather(np.frombuffer(ours.ljust(length), np.uint8))
+    first, *others = (json.loads(bytes(row)) for row in np.asarray(everyone, np.uint8))
+    lines = []
+    for name in sorted({name for each in (first, *others) for name in each}):
+        values = [each.get(name, "(not there)") for each in (first, *others)]
+        number = next((i for i, value in enumerate(values) if value != values[0]), None)
+        if number is not None:
+            lines.append(f"  {name}: {values[0]:.100} on process 0, {values[number]:.100} on process {number}")
+    if lines:
+        more = [f"  and {len(lines) - 12} more"] if len(lines) > 12 else []
+        raise UserError(
+            "\n".join(["the processes of this run do not agree:", *lines[:12], *more])
+            + "\n  mend: the same command, with the same code and files, on every host"
+        )

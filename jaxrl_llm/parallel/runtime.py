@@ -1,13 +1,15 @@
-"""JAX made ready for a program of ours: the compilation cache, quiet libraries, and the other processes joined."""
+"""JAX made ready for a program of ours: compiler flags, compilation cache, quiet libraries, other processes joined."""
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxrl_llm.parallel.distributed import join
+from jaxrl_llm.parallel import xla_flags
+from jaxrl_llm.parallel.distributed import is_main, join
 
 # Loaded from the compilation cache, programs of several simulated devices may take collectives that do not depend on
 # each other in different orders on different devices, and wait for ever; without this scheduler they have not.
@@ -18,18 +20,24 @@ def start() -> None:
     """To be called once, before anything else of jax.
 
     Compiled programs are kept in $JAX_COMPILATION_CACHE_DIR, else in $XDG_CACHE_HOME/jaxrl_llm/compiled (~/.cache), so
-    that the second start of a run compiles next to nothing.
+    that the second start of a run compiles next to nothing.  Flags of the compiler: see `xla_flags`.
 
     Raises:
-        UserError: see `distributed.join`.
+        UserError: see `distributed.join`, `xla_flags.choose`.
     """
+    presets = xla_flags.choose()
+    flags_line = xla_flags.merge(presets)
     if SIMULATED in (flags := os.environ.get("XLA_FLAGS", "")) and SCHEDULER not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {SCHEDULER}=false"
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells of every save
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if "debug" in presets:
+        jax.config.update("jax_enable_compilation_cache", False)  # what is not compiled is not dumped
+    elif not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    join()
+    cluster = join()
+    if flags_line and (cluster is None or is_main()):
+        print(flags_line, file=sys.stderr, flush=True)
 
 
 def in_turn(results: Any) -> None:

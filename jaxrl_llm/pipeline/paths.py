@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxrl_llm.cli import VERBS
+from jaxrl_llm.cli import VERBS, read_arguments
 from jaxrl_llm.errors import UserError
 
 # Keys of configs whose texts are paths that must be there; and arguments of verbs, by their names in argparse.
@@ -52,14 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     module = VERBS[name].module()
     parser = _Parser(prog=name, add_help=False)
     module.configure(parser)
-    args, left = parser.parse_known_args(rest)
-    # As in `cli`: argparse gives up on `*` arguments after an option.
-    late = [text for text in left if "=" in text and not text.startswith("-")] if hasattr(args, "overrides") else []
-    if wrong := [text for text in left if text not in late]:
-        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    if late:
-        args.overrides = [*args.overrides, *late]
-    return args
+    return read_arguments(parser, rest)
 
 
 class _Parser(argparse.ArgumentParser):
