@@ -62,5 +62,6 @@ def corpus(n_documents: int, seed: int, kinds: CorpusKinds | None = None) -> Ite
 
 def drill(rng: random.Random, lines: Sequence[Line]) -> str:
     """One of the equations of a worked problem, as its answer has it."""
-    equation, result = rng.choice(rng.choice(lines).equations)
+    equations = rng.choice(lines).equations
+    equation, result = equations[0] if len(equations) == 1 else rng.choice(equations)
     return f"{equation}=<<{equation}={result}>>{result}"
