@@ -178,7 +178,7 @@ def _with_interval(found: Json, name: str, interval: str) -> Row:
 
 def _task(config: Json) -> str:
     """A task and its settings."""
-    settings = {name: value for name, value in config.items() if name != "kind" and "path" not in name}
+    settings = {name: value for name, value in config.items() if name != "kind" and "path" not in name and value}
     return config["kind"] + "".join(f", {name} {_shown(value)}" for name, value in settings.items())
 
 
