@@ -213,7 +213,7 @@ def test_chips_that_are_not_here(tmp_path: Path) -> None:
     target = make_target("h100", None, 16)
     assert (len(target.devices), target.limit, target.is_here) == (16, int(0.94 * 80 * 2**30), False)
     plan = make_plan(config(tmp_path, PREFERENCES, "training.batch_size=16", "mesh.data=2"), target, Traces())
-    assert dict(plan.parts.mesh.shape) == {"data": 2, "fsdp": 8, "tensor": 1}
+    assert dict(plan.parts.mesh.shape) == {"data": 2, "fsdp": 8, "context": 1, "tensor": 1}
     assert bytes_of(plan, "resident", "ref", "weights, fixed (bfloat16)")[0] == 2 * (POLICY - 40) + 4 * 40
     assert make_target("v5e").devices[0].platform == "tpu"
     assert make_target(None, "1.5 GiB").limit == 3 * 2**29

@@ -6,33 +6,32 @@ window.  Segments are documents packed into a row; a parent is the prompt that s
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.parallel.mesh import BATCH_AXES
+from jaxrl_llm.parallel.mesh import BATCH_AXES, ways
 
 # (q_BTHC, k_BTKC, v_BTKC, segments_BT or None, parents_BT or None, window or None, mesh) -> out_BTHC
 Attention = Callable[[Array, Array, Array, Array | None, Array | None, int | None, Mesh], Array]
 
 CUDNN_CHANNELS = 128  # larger heads need a Hopper
 SPLASH_TILE = 128  # a TPU's lane width: rows and head sizes must be whole multiples of it
+QUERY_BLOCK = 512  # queries whose scores exist at once, where rows are split along T
 
 
-def visible_segments(segments_BT: Array | None, parents_BT: Array | None) -> Array | None:
-    """[B, 1, T, T] booleans: the key is of the query's segment or of its parent."""
-    if segments_BT is None:
-        return None
-    keys_B11T = segments_BT[:, None, None, :]
-    seen_B1TT = segments_BT[:, None, :, None] == keys_B11T
-    if parents_BT is not None:
-        parents_B1T1 = parents_BT[:, None, :, None]
-        seen_B1TT |= (parents_B1T1 == keys_B11T) & (parents_B1T1 > 0)
-    return seen_B1TT
+def visible_segments(queries_BQ: Array, keys_BT: Array, parents_BQ: Array | None) -> Array:
+    """[B, 1, Q, T] booleans: the key is of the query's segment or of its parent."""
+    keys_B11T = keys_BT[:, None, None, :]
+    seen_B1QT = queries_BQ[:, None, :, None] == keys_B11T
+    if parents_BQ is not None:
+        parents_B1Q1 = parents_BQ[:, None, :, None]
+        seen_B1QT |= (parents_B1Q1 == keys_B11T) & (parents_B1Q1 > 0)
+    return seen_B1QT
 
 
 def _dot_product(
@@ -56,11 +55,73 @@ def _dot_product(
         q_BTHC,
         k_BTKC,
         v_BTKC,
-        mask=visible_segments(segments_BT, parents_BT),
+        mask=None if segments_BT is None else visible_segments(segments_BT, segments_BT, parents_BT),
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),
         implementation=kernel,
     )
+
+
+def gathered(
+    q_BTHC: Array,
+    k_BTKC: Array,
+    v_BTKC: Array,
+    segments_BT: Array | None,
+    parents_BT: Array | None,
+    window: int | None,
+    mesh: Mesh,
+) -> Array:
+    """For rows split along T: a device's queries stay, the keys and values of the whole row come to them.
+
+    So does Llama 3 (arXiv 2407.21783, 3.3.2): with grouped queries keys and values are a fraction of the activations,
+    and any mask is as easy as on one device.  Queries come in blocks, each computed again in the backward pass, so that
+    T x T scores never exist.  All devices work alike, though half of it is on keys that the mask hides.
+    """
+    k_BTKC, v_BTKC = (divisible_heads(x, q_BTHC.shape[2], mesh) for x in (k_BTKC, v_BTKC))
+    n_queries = q_BTHC.shape[1] // mesh.shape["context"]
+    size = next(n for n in range(min(QUERY_BLOCK, n_queries), 0, -1) if n_queries % n == 0)
+    places_T = jnp.arange(q_BTHC.shape[1])
+
+    def local(
+        q_BQHC: Array, k_BQKC: Array, v_BQKC: Array, segments_BT: Array | None, parents_BT: Array | None
+    ) -> Array:
+        k_BTKC, v_BTKC = (jax.lax.all_gather(x, "context", axis=1, tiled=True) for x in (k_BQKC, v_BQKC))
+        first = jax.lax.axis_index("context") * n_queries
+
+        @jax.checkpoint
+        def block(start: Array) -> Array:
+            def cut(x: Array, at: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(x, at, size, axis=min(1, x.ndim - 1))
+
+            here = first + start
+            distance_QT = cut(places_T, here)[:, None] - places_T
+            seen = (distance_QT >= 0) & (True if window is None else distance_QT < window)
+            if segments_BT is not None:
+                parents = None if parents_BT is None else cut(parents_BT, here)
+                seen = seen & visible_segments(cut(segments_BT, here), segments_BT, parents)
+            return jax.nn.dot_product_attention(
+                cut(q_BQHC, start), k_BTKC, v_BTKC, mask=jnp.broadcast_to(seen, (1, 1, *seen.shape)[-4:])
+            )
+
+        out_nBQHC = jax.lax.map(block, jnp.arange(0, n_queries, size))
+        return jnp.swapaxes(out_nBQHC, 0, 1).reshape(q_BQHC.shape)
+
+    rows = by_row(q_BTHC.shape[0], mesh)
+    split, ids = PartitionSpec(rows, "context", "tensor", None), PartitionSpec(rows, None)
+    return jax.shard_map(local, mesh=mesh, in_specs=(split, split, split, ids, ids), out_specs=split, check_vma=False)(
+        q_BTHC, k_BTKC, v_BTKC, segments_BT, parents_BT
+    )
+
+
+def divisible_heads(x_BTKC: Array, n_heads: int, mesh: Mesh) -> Array:
+    """Keys or values whose heads the tensor axis divides: where it does not, one copy a query head."""
+    k = x_BTKC.shape[2]
+    return x_BTKC if k % mesh.shape["tensor"] == 0 else jnp.repeat(x_BTKC, n_heads // k, axis=2)
+
+
+def by_row(n_rows: int, mesh: Mesh) -> tuple[str, ...] | None:
+    """The axes that split so many rows; a lone prompt is whole."""
+    return BATCH_AXES if n_rows % ways(mesh, BATCH_AXES) == 0 else None
 
 
 def splash(
@@ -76,39 +137,51 @@ def splash(
 ) -> Array:
     """The Pallas splash kernel for TPU: blocks that the mask leaves empty are never computed.
 
-    The kernel knows nothing of meshes, so each device runs it on its own rows and heads.
+    The kernel knows nothing of meshes, so each device runs it on its own rows, heads and, with the keys and values of
+    the whole row, its own queries; of the mask it then has its own part.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     n_batch, length, n_heads, channels = q_BTHC.shape
     # A short prompt, say, is too small for the kernel's tiles, and cheap; of parents the kernel knows nothing.
-    if length % SPLASH_TILE or parents_BT is not None:
-        return _dot_product(q_BTHC, k_BTKC, v_BTKC, segments_BT, parents_BT, window, mesh, kernel="xla")
-    if k_BTKC.shape[2] % mesh.shape["tensor"]:  # KV heads that the tensor axis does not divide: one copy a query head
-        k_BTKC, v_BTKC = (jnp.repeat(x, n_heads // x.shape[2], axis=2) for x in (k_BTKC, v_BTKC))
+    if length % (SPLASH_TILE * mesh.shape["context"]) or parents_BT is not None:
+        plain = gathered if splits(length, mesh) else partial(_dot_product, kernel="xla")
+        return plain(q_BTHC, k_BTKC, v_BTKC, segments_BT, parents_BT, window, mesh)
+    k_BTKC, v_BTKC = (divisible_heads(x, n_heads, mesh) for x in (k_BTKC, v_BTKC))
     if segments_BT is None:
         segments_BT = jnp.ones((n_batch, length), jnp.int32)
     shape = (length, length)
     mask = masks.CausalMask(shape) if window is None else masks.LocalMask(shape, (window - 1, 0), 0)
-
-    def local(q_BTHC: Array, k_BTKC: Array, v_BTKC: Array, segments_BT: Array) -> Array:
-        run = kernel.make_splash_mha(
-            masks.MultiHeadMask([mask] * q_BTHC.shape[2]), head_shards=1, q_seq_shards=1, interpret=interpret
-        )
-
-        def one_row(q_THC: Array, k_TKC: Array, v_TKC: Array, segments_T: Array) -> Array:
-            heads_first = (jnp.swapaxes(x, 0, 1) for x in (q_THC * channels**-0.5, k_TKC, v_TKC))
-            out_HTC = run(*heads_first, segment_ids=kernel.SegmentIds(segments_T, segments_T))
-            return jnp.swapaxes(out_HTC, 0, 1)
-
-        return jax.vmap(one_row)(q_BTHC, k_BTKC, v_BTKC, segments_BT)
-
-    by_row = BATCH_AXES if n_batch % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0 else None  # a lone prompt is whole
-    heads, rows = PartitionSpec(by_row, None, "tensor", None), PartitionSpec(by_row, None)
-    return jax.shard_map(local, mesh=mesh, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)(
-        q_BTHC, k_BTKC, v_BTKC, segments_BT
+    run = kernel.make_splash_mha(
+        masks.MultiHeadMask([mask] * (n_heads // mesh.shape["tensor"])),
+        head_shards=1,
+        q_seq_shards=mesh.shape["context"],
+        interpret=interpret,
     )
+
+    def local(run: Any, q_BQHC: Array, k_BQKC: Array, v_BQKC: Array, queries_BQ: Array) -> Array:
+        def whole(x: Array) -> Array:
+            return jax.lax.all_gather(x, "context", axis=1, tiled=True)
+
+        def one_row(q_QHC: Array, k_TKC: Array, v_TKC: Array, queries_Q: Array, keys_T: Array) -> Array:
+            heads_first = (jnp.swapaxes(x, 0, 1) for x in (q_QHC * channels**-0.5, k_TKC, v_TKC))
+            out_HQC = run(*heads_first, segment_ids=kernel.SegmentIds(queries_Q, keys_T))
+            return jnp.swapaxes(out_HQC, 0, 1)
+
+        return jax.vmap(one_row)(q_BQHC, whole(k_BQKC), whole(v_BQKC), queries_BQ, whole(queries_BQ))
+
+    split = PartitionSpec(by_row(n_batch, mesh), "context", "tensor", None)
+    of_kernel = run.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, "context")))
+    in_specs = (of_kernel, split, split, split, PartitionSpec(*split[:2]))
+    return jax.shard_map(local, mesh=mesh, in_specs=in_specs, out_specs=split, check_vma=False)(
+        run, q_BTHC, k_BTKC, v_BTKC, segments_BT
+    )
+
+
+def splits(length: int, mesh: Mesh) -> bool:
+    """Whether rows of this length are split along T."""
+    return mesh.shape["context"] > 1 and length % mesh.shape["context"] == 0
 
 
 ATTENTION: Mapping[str, Attention] = {

@@ -1,12 +1,14 @@
 """`build_model`: from a LlamaConfig to the pure functions of one role."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.models.attention import ATTENTION, choose_attention
+from jaxrl_llm.models.attention import ATTENTION, by_row, choose_attention, gathered, splits
 from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
 from jaxrl_llm.models.decoder import build_decoder
 from jaxrl_llm.models.heads import project, score_tokens_chunked
@@ -24,7 +26,7 @@ from jaxrl_llm.models.llama import (
     unstack,
 )
 from jaxrl_llm.models.lora import LoraConfig, adapted_linear, adapter_specs
-from jaxrl_llm.parallel.mesh import BATCH_AXES
+from jaxrl_llm.parallel.mesh import BATCH_AXES, WEIGHT_AXES, ways
 from jaxrl_llm.parallel.specs import ParamSpec, init_params, is_spec, partition_spec
 from jaxrl_llm.types import Head, Model, Params, Tokens, TokenScores
 
@@ -46,8 +48,12 @@ def build_model(
     specs = llama_specs(config, head)
     layer_specs = specs["layers"] | (adapter_specs(lora, specs["layers"]) if lora is not None else {})
     dtype = compute_dtype(compute)
-    attention = ATTENTION[choose_attention(compute.attention, dtype, config.channels, mesh)]
-    batch_sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    kernel = choose_attention(compute.attention, dtype, config.channels, mesh)
+
+    def placed(x: Array) -> Array:
+        """Activations [B, T, ...] split by row and along T, where these divide (a lone prompt may not)."""
+        spec = PartitionSpec(by_row(x.shape[0], mesh), "context" if splits(x.shape[1], mesh) else None)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
     def gather(weights: Params, weight_specs: Params, dtype: jnp.dtype = dtype) -> Params:
         """Weights as the maths wants them: compute dtype, whole along fsdp, still split along tensor.
@@ -63,21 +69,36 @@ def build_model(
         return jax.tree.map(one, weight_specs, weights, is_leaf=is_spec)
 
     def embed(params: Params, tokens_BT: Array) -> Array:
-        """Rows of the float32 table: a frequent token's gradient is a long sum, and bfloat16 would lose its end."""
-        table_VD = gather(params["embed"], specs["embed"], jnp.dtype("float32"))
-        return _by_batch(jnp.take(table_VD, tokens_BT, axis=0).astype(dtype), batch_sharding)
+        """Rows of the float32 table: a frequent token's gradient is a long sum, and bfloat16 would lose its end.
 
-    def unembedding(params: Params) -> Array:
-        if config.tie_embeddings:
-            return gather(params["embed"], specs["embed"]).T
-        return gather(params["unembed"], specs["unembed"])
+        Each device looks its columns up for the tokens of all that share the weights, then columns change places for
+        rows: activations travel, and the table, which is far larger, stays where it is, as does its gradient.
+        """
+        rows = "data" if tokens_BT.shape[0] % mesh.shape["data"] == 0 else None
+        columns = partition_spec(specs["embed"].shape, specs["embed"].axes, mesh)[1]
+
+        def at(x: Array, *axes: Any) -> Array:
+            return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
+        x_BTD = at(jnp.take(params["embed"], at(tokens_BT, rows), axis=0).astype(dtype), rows, None, columns)
+        if columns == ("fsdp", "context") and splits(tokens_BT.shape[1], mesh):
+            x_BTD = at(x_BTD, rows, "context", "fsdp")  # one axis at a time, or the compiler gathers all of it
+        return placed(x_BTD)
+
+    def unembedding(params: Params, split: tuple[str, ...] = ()) -> Array:
+        """[D, V] in the compute dtype, along D split over these axes alone."""
+        w_DV = params["embed"].T if config.tie_embeddings else params["unembed"]
+        vocab = partition_spec(w_DV.shape, (None, "vocab"), mesh)[1]
+        spec = PartitionSpec(split or None, vocab)
+        return jax.lax.with_sharding_constraint(w_DV.astype(dtype), NamedSharding(mesh, spec))
 
     frequencies = rope_frequencies(config.channels, config.rope_theta, config.rope_scaling)
 
     def hidden(params: Params, tokens: Tokens) -> Array:
         """[B, T, D] after the final norm, in the compute dtype.  Of the tokens it reads all but targets and weights."""
-        rope = make_rope(tokens.positions_BT, frequencies)
+        rope = make_rope(placed(tokens.positions_BT), frequencies)
         window = config.sliding_window
+        attention = gathered if splits(tokens.inputs_BT.shape[1], mesh) and kernel != "splash" else ATTENTION[kernel]
         if window is not None and tokens.parents_BT is not None and window < tokens.inputs_BT.shape[1]:
             raise UserError(
                 f"model.sliding_window={window} counts places in a row, in which answers that share a prompt are not "
@@ -91,7 +112,7 @@ def build_model(
             number, w = numbered
             product = linear if lora is None else adapted_linear(lora, tokens.seeds_B, number)
             w = gather(w, {name: layer_specs[name] for name in w})
-            return _by_batch(block(config, w, x_BTD, rope, attend, product), batch_sharding), None
+            return placed(block(config, w, x_BTD, rope, attend, product)), None
 
         layer = REMAT[compute.remat](layer)
         x_BTD = embed(params, tokens.inputs_BT)
@@ -112,25 +133,29 @@ def build_model(
     def token_scores(params: Params, tokens: Tokens, temperature: float = 1.0) -> TokenScores:
         x_BTD = hidden(params, tokens)
 
-        by_row = x_BTD.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
-        axes = BATCH_AXES if by_row else ()
+        axes = (*BATCH_AXES, *(("context",) if splits(x_BTD.shape[1], mesh) else ()))
+        axes = axes if by_row(x_BTD.shape[0], mesh) else ()
+        split = tuple(axis for axis in WEIGHT_AXES if axis in axes and config.d_model % ways(mesh, WEIGHT_AXES) == 0)
 
         def scores(x_BTD: Array, unembed_DV: Array, targets_BT: Array, wanted_BT: Array) -> TokenScores:
+            if split:
+                unembed_DV = jax.lax.all_gather(unembed_DV, split, axis=0, tiled=True)
             return score_tokens_chunked(
                 x_BTD, unembed_DV, targets_BT, wanted_BT, temperature, compute.loss_chunks, axes
             )
 
-        if by_row:
-            # Each device sums its part of the head's gradient over the chunks; they are added up once, not by chunk.
-            rows = PartitionSpec(BATCH_AXES)
+        if axes:
+            # Gathered within, so that each device sums its part of the head's gradient over the chunks, and the parts
+            # are added up once, not by chunk, and scattered.
+            rows = PartitionSpec(BATCH_AXES, *axes[2:])
             scores = jax.shard_map(
                 scores,
                 mesh=mesh,
-                in_specs=(rows, PartitionSpec(), rows, rows),
+                in_specs=(rows, PartitionSpec(split or None), rows, rows),
                 out_specs=rows,
-                axis_names=set(BATCH_AXES),
+                axis_names=set(axes),
             )
-        return scores(x_BTD, unembedding(params), tokens.targets_BT, tokens.weights_BT != 0)
+        return scores(x_BTD, unembedding(params, split), tokens.targets_BT, tokens.weights_BT != 0)
 
     def values(params: Params, tokens: Tokens) -> dict[str, Array]:
         x_BTD = hidden(params, tokens)
@@ -158,9 +183,3 @@ def _read_only(tokens_BT: Array, segments_BT: Array | None = None, positions_BT:
         positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     nothing_BT = jnp.zeros_like(tokens_BT)
     return Tokens(tokens_BT, nothing_BT, nothing_BT, segments_BT, positions_BT)
-
-
-def _by_batch(x: Array, sharding: NamedSharding) -> Array:
-    """Activations split by row over data and fsdp, where the rows divide (a single prompt to sample from does not)."""
-    ways = sharding.mesh.shape["data"] * sharding.mesh.shape["fsdp"]
-    return jax.lax.with_sharding_constraint(x, sharding) if x.shape[0] % ways == 0 else x

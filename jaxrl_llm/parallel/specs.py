@@ -14,26 +14,28 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxrl_llm.parallel.mesh import WEIGHT_AXES, ways
+
 Rules = Mapping[str, str | tuple[str, ...]]
 
 # Logical axis -> mesh axis (or axes).  Names that are absent are not split; where two names of one array want the same
 # mesh axis, the one that stands first here has it.
-RULES: Rules = {  # of the learner: weights are split along fsdp and gathered a layer at a time
+RULES: Rules = {  # of the learner: weights are split along fsdp and context, and gathered a layer at a time
     "batch": ("data", "fsdp"),
-    "embed": "fsdp",
+    "embed": WEIGHT_AXES,
     "heads": "tensor",
     "kv_heads": "tensor",
     "mlp": "tensor",
     "vocab": "tensor",
-    "rank": "fsdp",  # of the adapter's matrix that has no embed
+    "rank": WEIGHT_AXES,  # of the adapter's matrix that has no embed
 }
 SAMPLER_RULES: Rules = {  # of the sampler: a token is too little work to gather weights, so all split the maths
     "batch": "data",
-    "vocab": ("fsdp", "tensor"),
-    "mlp": ("fsdp", "tensor"),
-    "heads": ("fsdp", "tensor"),
-    "kv_heads": ("fsdp", "tensor"),
-    "embed": ("fsdp", "tensor"),
+    "vocab": ("fsdp", "context", "tensor"),
+    "mlp": ("fsdp", "context", "tensor"),
+    "heads": ("fsdp", "context", "tensor"),
+    "kv_heads": ("fsdp", "context", "tensor"),
+    "embed": ("fsdp", "context", "tensor"),
 }
 
 
@@ -97,11 +99,10 @@ def partition_spec(
     out: list[Any] = [None] * len(shape)
     taken: set[str] = set()
     for name, target in rules.items():
-        group = {target} if isinstance(target, str) else set(target)
-        ways = math.prod(mesh.shape[axis] for axis in group)
-        if name in axes and not group & taken and shape[axes.index(name)] % ways == 0:
-            out[axes.index(name)] = target
-            taken |= group
+        group = (target,) if isinstance(target, str) else tuple(axis for axis in target if mesh.shape[axis] > 1)
+        if name in axes and not taken.intersection(group) and shape[axes.index(name)] % ways(mesh, group) == 0:
+            out[axes.index(name)] = group[0] if len(group) == 1 else group or None
+            taken.update(group)
     return PartitionSpec(*out)
 
 

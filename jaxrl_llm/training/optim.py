@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from pydantic import Field
 
+from jaxrl_llm.parallel.mesh import ways
 from jaxrl_llm.parallel.specs import ParamSpec, map_specs, partition_spec
 from jaxrl_llm.schema import schema
 from jaxrl_llm.types import Params
@@ -176,19 +177,19 @@ def deal_layers(fn: Callable[[Array], Array], m: Array, spec: ParamSpec, mesh: M
     devices are filled up with zeros.
     """
     place = partition_spec(spec.shape, spec.axes, mesh)
-    split = [(i, axis) for i, axis in enumerate(place) if axis is not None]
+    split = [(i, axes) for i, axes in enumerate(place) if axes is not None]
     if "layers" not in spec.axes or not split:
         return fn(m)
     layers = spec.axes.index("layers")
-    missing = -spec.shape[layers] % math.prod(mesh.shape[axis] for _, axis in split)
+    missing = -spec.shape[layers] % math.prod(ways(mesh, axes) for _, axes in split)
 
     def dealt(m: Array) -> Array:
         m = jnp.pad(m, [(0, missing if i == layers else 0) for i in range(m.ndim)])
-        for i, axis in split:
-            m = jax.lax.all_to_all(m, axis, split_axis=layers, concat_axis=i, tiled=True)
+        for i, axes in split:
+            m = jax.lax.all_to_all(m, axes, split_axis=layers, concat_axis=i, tiled=True)
         m = fn(m)
-        for i, axis in reversed(split):
-            m = jax.lax.all_to_all(m, axis, split_axis=i, concat_axis=layers, tiled=True)
+        for i, axes in reversed(split):
+            m = jax.lax.all_to_all(m, axes, split_axis=i, concat_axis=layers, tiled=True)
         return jax.lax.slice_in_dim(m, 0, spec.shape[layers], axis=layers)
 
     return jax.shard_map(dealt, mesh=mesh, in_specs=place, out_specs=place)(m)

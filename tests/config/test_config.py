@@ -105,7 +105,7 @@ def test_provenance(write: Callable[..., str]) -> None:
         ("trainig: {steps: 3}", "c.yaml:3: trainig: unknown key, did you mean training or trainable?"),
         ("micro_batches: 3", "c.yaml:3: micro_batches: unknown key, did you mean training.micro_batches?"),
         ("stps: 3", "c.yaml:3: stps: unknown key, did you mean training.steps?"),
-        ("mesh: {xyz: 1}", "c.yaml:3: mesh.xyz: unknown key; known here: data, fsdp, tensor"),
+        ("mesh: {xyz: 1}", "c.yaml:3: mesh.xyz: unknown key; known here: data, fsdp, context, tensor, slices"),
         ("training.steps: 3", "c.yaml:3: training.steps: a key may not have a dot in it"),
         ("training: {steps: 10k}", "c.yaml:3: training.steps: expected a whole number, found the text '10k'"),
         (
