@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from jaxrl_llm import alike
+from jaxrl_llm.cli import main
 from jaxrl_llm.config import load
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.distributed import refuse_unequal
@@ -116,3 +117,10 @@ def test_what_hosts_may_have_of_their_own_is_not_compared(tmp_path: Path) -> Non
     assert keys["model.n_layers"] == 2
     assert {"jaxrl_llm", "jax", "checkpoints in workdir", "workdir", "data.path"} < keys.keys()
     assert not [key for key in keys if key.startswith("logging") or key in ("data.workers", "data.cache_dir")]
+
+
+def test_a_pipeline_has_one_driver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {**addresses(), "JAX_PROCESS_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["run", "pipelines/quickstart"]) == 2
+    assert "a pipeline is run by one process, and this is process 0 of 2 processes" in capsys.readouterr().err

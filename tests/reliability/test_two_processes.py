@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from jaxrl_llm.saved import find_model
-from tests.launcher import environment, finish, jaxrl, start, write_config
+from tests.launcher import environment, finish, jaxrl, write_config
 from tests.reliability.audited import written
 from tests.reliability.several import Digests, recorded
 from tests.tiny import Runs, column, train
@@ -32,13 +32,6 @@ def free_port() -> int:
 def addresses() -> dict[str, str]:
     """What tells two processes of each other, but for their numbers."""
     return {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
-
-
-def on_two_processes(*args: str) -> list[str]:
-    """`jaxrl-llm ARGS`; what each says."""
-    env = addresses()
-    processes = [start(args, devices=4, **env, JAX_PROCESS_ID=str(i)) for i in range(2)]
-    return [finish(process) for process in processes]
 
 
 def train_on_two(configs: Sequence[Path]) -> None:
