@@ -1,6 +1,7 @@
 """The command line: names the verbs, imports each only when it is asked for, and turns every end into an exit code.
 
-Exit codes: 0 done; 1 a bug; 2 wrong usage, config or data; others as errors.py says; 130 interrupted; 141 nobody reads.
+Exit codes: 0 done; 1 a bug; 2 wrong usage, config or data; others as errors.py says; 43 another process of the run is
+gone; 130 interrupted; 141 nobody reads.
 """
 
 import argparse
@@ -14,6 +15,8 @@ from typing import NamedTuple
 
 from jaxrl_llm import __version__
 from jaxrl_llm.errors import JaxrlError
+
+LOST = 43  # exit code: another process of the run is gone
 
 
 class Verb(NamedTuple):
@@ -140,8 +143,17 @@ VERBS: dict[str, Verb] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; nothing that a user types ends in a traceback."""
-    argv = sys.argv[1:] if argv is None else list(argv)
+    """Run one command line and return its exit code; nothing that a user types ends in a traceback.
+
+    Where this is one of several processes, and fails, it ends here, and the others too.
+    """
+    code = _run_verb(sys.argv[1:] if argv is None else list(argv))
+    if code and (ends := sys.modules.get("jaxrl_llm.parallel.ends")):  # else nobody was joined
+        ends.leave(code)
+    return code
+
+
+def _run_verb(argv: Sequence[str]) -> int:
     try:
         try:
             code = _dispatch(argv)
@@ -158,6 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 141
     except Exception as error:
+        if (ends := sys.modules.get("jaxrl_llm.parallel.ends")) and ends.is_loss(error):
+            print(f"error: another process of this run is gone: {str(error).strip().splitlines()[0]}\n"
+                  "  mend: read what it said last; start the same command again on all", file=sys.stderr)  # fmt: skip
+            return LOST
         if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
             print(f"error: out of memory: {str(error).strip().splitlines()[0] if str(error) else 'on the host'}\n"
                   "  mend: training.micro_batches=2 or more, compute.remat=full, a larger mesh.fsdp; a smaller model, "

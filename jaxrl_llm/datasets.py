@@ -9,12 +9,13 @@ import numpy as np
 
 from jaxrl_llm.algos import AlgoConfig
 from jaxrl_llm.algos.reward import MARGINS, RewardConfig
+from jaxrl_llm.alike import same_stores
 from jaxrl_llm.assemble import Assembly
 from jaxrl_llm.begin import Begin
 from jaxrl_llm.config import Config
 from jaxrl_llm.data.chat_rows import ChatRows
 from jaxrl_llm.data.config import ChatDataConfig, DataConfig, PreferenceDataConfig, PromptDataConfig
-from jaxrl_llm.data.corpora import open_corpora, training_source
+from jaxrl_llm.data.corpora import open_corpora, open_rows, training_source
 from jaxrl_llm.data.preferences import preference_source
 from jaxrl_llm.data.sequences import SequenceStore
 from jaxrl_llm.data.source import DataSource, check_batch
@@ -55,10 +56,12 @@ def open_datasets(config: Config, parts: Assembly, start: Begin) -> Datasets:
     """
     if parts.algo.consumes is Rollouts:
         held_out = main_first(lambda: open_held_out(config, parts, start.tokenizer))
+        same_stores({}, held_out)
         if held_out.rows:
             check_batch("eval.batch_size", eval_size(config), 1, parts.rows_sharding)
         return Datasets(open_rollouts(config, parts, start), {}, held_out, None)
     stores, held_out = main_first(lambda: open_stores(config, parts, start))
+    same_stores(stores, held_out)
     training: dict[str, Any] | None = None
     held: dict[str, dict[str, Any]] | None = None
     if config.algo.cached:
@@ -81,6 +84,9 @@ def open_stores(config: Config, parts: Assembly, start: Begin) -> tuple[dict[str
     stores = open_corpora(config.data, start.tokenizer, shown, noun=noun)
     if noun is not Tokens:
         refuse_idle_options(config.algo, stores)
+    elif isinstance(config.data, DataConfig | ChatDataConfig):
+        for store in stores.values():
+            open_rows(store, config.data)  # which writes the packing index, if there is none
     return stores, open_held_out(config, parts, start.tokenizer)
 
 

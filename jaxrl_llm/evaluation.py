@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxrl_llm.alike import same_texts
 from jaxrl_llm.data.build import build_store
 from jaxrl_llm.data.chat import Template, find_template
 from jaxrl_llm.data.config import CorpusConfig
@@ -75,6 +76,7 @@ def evaluate_rewardbench(
         raise UserError(f"{', '.join(files)}: in no row is one answer better than another")
     alike, rankings = len(read) - len(questions), sum(each.version == 1 and len(each.pairs) > 1 for each in questions)
     questions = questions if limit is None else first(questions, limit)
+    same_texts({"questions": questions})
     opened = open_model(path, head=None)
     config, tokenizer = opened.config, opened.tokenizer
     reference = choose_reference(opened, path, reference)
@@ -220,10 +222,15 @@ def evaluate_perplexity(
     ways = opened.mesh.shape["data"] * opened.mesh.shape["fsdp"]
     size, sharding = -(-batch_size // ways) * ways, NamedSharding(opened.mesh, PartitionSpec(BATCH_AXES))
     scorer, found = text.make_scorer(opened.model), {}
-    for name, file in domains.items():
+
+    def open_rows(file: Path) -> PackedRows:
         corpus = CorpusConfig(path=str(file), field=field)
-        store = main_first(partial(build_store, corpus, "train", opened.tokenizer, data.cache_dir))
-        rows = PackedRows(store, length)
+        return PackedRows(build_store(corpus, "train", opened.tokenizer, data.cache_dir), length)
+
+    for name, file in domains.items():
+        rows = main_first(partial(open_rows, file))
+        store = rows.store
+        same_texts({f"content of {file}": store.fingerprint})
         n_rows = min(len(rows), limit or len(rows))
         with progress(name, n_rows, "rows") as advance:
             batches = (advance(size) or batch for batch in eval_batches(rows, size, sharding, limit))

@@ -12,6 +12,7 @@ from jaxrl_llm.data.chat import Template, chat_stop_ids, tokenize_prompt
 from jaxrl_llm.data.config import PromptDataConfig
 from jaxrl_llm.data.corpora import text_batches
 from jaxrl_llm.data.prompts import ask, conversations_alone, read_prompt_rows, written
+from jaxrl_llm.data.rows import PackedRows
 from jaxrl_llm.data.tokenizers import Tokenizer
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.distributed import main_first
@@ -167,7 +168,8 @@ def open_pretraining(
     if not isinstance(data, PromptDataConfig) or data.pretrain is None:
         return None, ""
     build = functools.partial(build_store, data.pretrain, "train", tokenizer, data.cache_dir, data.workers)
-    store = main_first(lambda: build(progress=not config.logging.quiet))
+    # The rows too, whose packing index is then there.
+    store = main_first(lambda: PackedRows(build(progress=not config.logging.quiet), data.pretrain_length).store)
     make = text_batches(
         store,
         data.pretrain_length,

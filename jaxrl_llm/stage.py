@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from jaxrl_llm.alike import same_config, same_start, same_workdir
 from jaxrl_llm.announce import facts, headline, listen, write_sample
 from jaxrl_llm.answering import make_task_evaluation
 from jaxrl_llm.assemble import Assembly, assemble
@@ -18,7 +19,7 @@ from jaxrl_llm.errors import Preempted, UserError
 from jaxrl_llm.heldout import Judge, make_evaluation, make_judge
 from jaxrl_llm.parallel import runtime
 from jaxrl_llm.parallel.chips import device_memory, peak_flops
-from jaxrl_llm.parallel.distributed import is_main, main_first
+from jaxrl_llm.parallel.distributed import is_main, main_first, same_everywhere
 from jaxrl_llm.report import write_report
 from jaxrl_llm.rollout.source import RolloutSource
 from jaxrl_llm.score_scale import measure_scale
@@ -42,13 +43,17 @@ def train(path: str, overrides: Sequence[str] = ()) -> Path:
     """Run the stage that a config describes, or what is left of it; returns its run directory."""
     runtime.start()
     resolved = resolve(path, overrides)
+    same_config(resolved.config)
     config, workdir = resolved.config, Path(resolved.config.workdir)
     if config.training.steps == 0:
         raise UserError(f"{path}: training.steps=0 trains nothing\n  mend: another config, with init_from: THIS RUN")
     start = begin(config)
+    same_start(start)
     parts = assemble(config)
     data = open_datasets(config, parts, start)
+    same_everywhere({"data, and their order": data.source.state()[0]["fingerprint"][:12]})
     lock = main_first(lambda: take(workdir, resolved, data) if is_main() else None)
+    same_workdir(workdir)
     checkpoints = Checkpoints(workdir, config.checkpoint)
     try:
         state, resumed = starting_state(parts, checkpoints, data, start)

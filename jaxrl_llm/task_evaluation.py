@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrl_llm.alike import same_texts
 from jaxrl_llm.answering import Answered, greedy_figures, make_answering
 from jaxrl_llm.config import Config
 from jaxrl_llm.config.layers import parse_overrides
@@ -75,6 +76,7 @@ def evaluate_task(
     size = built.size("test") if problems is None else problems
     shared: dict[str, Any] = {"task": built, "problems": size or PROBLEMS, "max_new_tokens": longest, "seed": seed}
     shared |= {"slots": batch_size or SLOTS, "template": template}
+    same_texts({"problems": built.examples("test", shared["problems"], seed)})
     if before is not None:
         find_model(before)  # an error comes before the work
     opened = open_model(path)

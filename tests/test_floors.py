@@ -15,6 +15,7 @@ FLOORS = [
     {"evals"},
     {"config"},
     {
+        "alike",
         "announce",
         "assemble",
         "begin",

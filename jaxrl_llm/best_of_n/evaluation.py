@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrl_llm.alike import same_texts
 from jaxrl_llm.best_of_n.answers import Answers, visit
 from jaxrl_llm.best_of_n.judge import check_judge, open_judge, score
 from jaxrl_llm.best_of_n.questions import Questions, check_room, find_policy, name_runs, open_questions
@@ -69,6 +70,7 @@ def evaluate_best_of_n(
     tokenizer = base.card.tokenizer
     how = {"data": data, "task": task, "problems": problems, "max_new_tokens": max_new_tokens}
     asked = open_questions(path, tokenizer, seed=seed, template=template, **how)  # type: ignore[arg-type]
+    same_texts({"prompts": asked.prompts})
     runs, judges = name_runs(against), {"reward": reward} | ({} if judge is None else {"judge": judge})
     saved = {path: base} | {run: find_policy(run, tokenizer) for run in runs.values()}
     for name, policy in saved.items():

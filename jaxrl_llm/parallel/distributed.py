@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
@@ -15,6 +16,7 @@ from jax.experimental import multihost_utils
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.clusters import Cluster, find_cluster
+from jaxrl_llm.parallel.ends import look_out
 
 TIMEOUT, PATIENCE = "JAXRL_JOIN_TIMEOUT", 300  # seconds that processes wait for one another at the start
 
@@ -52,7 +54,19 @@ def join() -> Cluster | None:
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(f"{cluster}: {reason}\n  mend: see {cluster.where}") from error
+    look_out()
+    refuse_unequal(Counter(device.process_index for device in jax.devices()))
     return cluster
+
+
+def refuse_unequal(devices: Mapping[int, int]) -> None:
+    """A UserError where one process (number -> devices) has more devices than another: no mesh is cut so."""
+    other = next((number for number in sorted(devices) if devices[number] != devices[0]), None)
+    if other is not None:
+        raise UserError(
+            f"process 0 has {devices[0]} {jax.default_backend()} device(s), process {other} has {devices[other]}: "
+            "all must have as many\n  mend: hosts of one kind, or JAX_LOCAL_DEVICE_IDS=0,1,... on those with more"
+        )
 
 
 def patience() -> int:
@@ -120,23 +134,6 @@ def main_first(action: Callable[[], T]) -> T:
     if failed:
         raise UserError("process 0 stopped with an error; its output says which")
     return done if is_main() else action()
-
-
-def together(action: Callable[[], T]) -> T:
-    """Every process does it, and where one fails all stop: that one with its error, the others naming it."""
-    if jax.process_count() == 1:
-        return action()
-    error: BaseException | None = None
-    try:
-        done = action()
-    except BaseException as raised:  # a Ctrl-C too: the others must not wait for ever
-        error = raised
-    failed = np.flatnonzero(multihost_utils.process_allgather(int(error is not None)))
-    if error is not None:
-        raise error
-    if len(failed):
-        raise UserError(f"process {', '.join(map(str, failed))} stopped with an error; its output says which")
-    return done
 
 
 def agree(flag: bool) -> bool:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
+from jaxrl_llm.alike import same_config, same_models, same_texts, same_workdir
 from jaxrl_llm.config import flatten, save
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel import runtime
@@ -24,6 +25,7 @@ from jaxrl_llm.reject.self_play import Dialogue, play
 from jaxrl_llm.reject.work import Work, new_work
 from jaxrl_llm.reject.write import FILES, write_chosen
 from jaxrl_llm.rollout.prompts import Prompt
+from jaxrl_llm.rollouts import reward_models
 from jaxrl_llm.tasks import Task, build_task
 from jaxrl_llm.training.writers import METRICS
 from jaxrl_llm.workdir import CONFIG, claim, hold
@@ -41,16 +43,21 @@ def reject(path: str, overrides: Sequence[str] = (), say: Callable[[str], None] 
     """
     runtime.start()
     resolved = resolve_reject(path, overrides)
+    same_config(resolved.config)
     config, workdir = resolved.config, Path(resolved.config.workdir)
     questions, given = open_questions(config.prompts), read_given(config)
     chat = are_said(config.prompts)
     prompts = [*questions, *(as_prompt(group, chat) for groups in given.values() for group in groups)]
     check_prompts(config, [prompt.said for prompt in prompts])
     ranks = ranks_of(config, check_models(config, prompts[0]))
+    same_texts({"prompts": prompts, "answers that are given": given})
+    paths = [model.path for model in config.models.values()]
+    same_models([*paths, *(part.path for part in reward_models(config.rewards).values())])
     with ExitStack() as stack:
         lock = main_first(lambda: take(workdir, resolved) if is_main() else None)
         if lock is not None:
             stack.enter_context(lock)
+        same_workdir(workdir)
         task = None if config.prompts.task is None else build_task(config.prompts.task)
         work = new_work(config, len(questions))
         dialogues = None

@@ -73,11 +73,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from jaxrl_llm import eval_report
+    from jaxrl_llm.alike import same_arguments, same_models
     from jaxrl_llm.parallel import runtime
     from jaxrl_llm.parallel.distributed import is_main, main_first
     from jaxrl_llm.workdir import new_directory, refuse_taken
 
     runtime.start()
+    same_arguments(vars(args))
+    others = [None if args.reference == "none" else args.reference, args.reward, args.before, args.judge]
+    same_models([args.model, *others, *(args.against or [])])
     if args.out:
         main_first(lambda: refuse_taken(Path(args.out)))
     with new_directory(Path(args.out)) if args.out and is_main() else nullcontext() as draft:

@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {out}: is there already, and shall not be overwritten")
 
     from jaxrl_llm.parallel import runtime
+    from jaxrl_llm.parallel.distributed import is_main
     from jaxrl_llm.saved import open_model
 
     runtime.start()
@@ -83,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         judge = find_judge(opened, prompts, args)  # before anything is sampled
         rows = best_rows(judge, prompts, sample(opened, prompts, args, args.best_of), args)
+    if not is_main():
+        return 0
     if out is None:
         for row in rows:
             print(as_text(row) + ("" if len(rows) == 1 else "\n---" + as_score(row)))
@@ -164,6 +167,7 @@ def sample(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespa
 
     from jaxrl_llm.data.chat import find_template
     from jaxrl_llm.data.prompts import ask, written
+    from jaxrl_llm.parallel.distributed import is_main
     from jaxrl_llm.rollout.sampler import Sampler
 
     tokenizer = opened.tokenizer
@@ -181,7 +185,9 @@ def sample(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespa
     )
     columns = (BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f} completions"), TimeRemainingColumn())
     screen = Console(stderr=True)
-    with Progress(*columns, console=screen, transient=True, disable=total == 1 or not screen.is_terminal) as bar:
+    with Progress(
+        *columns, console=screen, transient=True, disable=total == 1 or not (screen.is_terminal and is_main())
+    ) as bar:
         task = bar.add_task("", total=total)
         found, _ = sampler(
             opened.params,
@@ -208,6 +214,7 @@ def sample(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespa
 def find_judge(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Namespace) -> "Scorer":
     """The reward model, tried on the first prompt's form.  What it has to cut, it says on stderr."""
     from jaxrl_llm.best_of_n.judge import open_judge
+    from jaxrl_llm.parallel.distributed import is_main
     from jaxrl_llm.rollout.prompts import Prompt
 
     return open_judge(
@@ -216,7 +223,7 @@ def find_judge(opened: "Opened", prompts: "Sequence[Prompt]", args: argparse.Nam
         opened.tokenizer,
         Prompt((), prompts[0], "prompt 1"),
         batch_size=SLOTS,
-        warn=lambda text: print(f"warning: {text}", file=sys.stderr),
+        warn=lambda text: print(f"warning: {text}", file=sys.stderr) if is_main() else None,
     )
 
 

@@ -1,6 +1,7 @@
 """`run PIPELINE`: several stages, each a process of its own, and one report."""
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from jaxrl_llm.verbs import print_table
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, then run; at the end say what to look at."""
     from jaxrl_llm.pipeline import execute, plan, refuse_changed
 
+    refuse_several()
     pipeline = plan(args.pipeline, args.overrides, args.redo)
     if args.dry_run:
         show(pipeline)
@@ -44,6 +46,19 @@ def run(args: argparse.Namespace) -> int:
     if code == 0 and pipeline.next:
         print("\n  ".join(["try next:", *pipeline.next]))
     return code
+
+
+def refuse_several() -> None:
+    """A UserError where this is one of several processes, which would all be in charge."""
+    from jaxrl_llm.errors import UserError
+    from jaxrl_llm.parallel.clusters import find_cluster
+
+    cluster = find_cluster(os.environ)
+    if cluster is not None and cluster.count > 1:
+        raise UserError(
+            f"a pipeline is run by one process, and this is {cluster}\n"
+            "  mend: the stages' commands, which --dry-run lists on one machine, one after another on all hosts"
+        )
 
 
 def show(pipeline: "Pipeline") -> None:

@@ -149,14 +149,14 @@ SCRIPT = """
 import sys
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel import runtime
-from jaxrl_llm.parallel.distributed import is_main, same_everywhere, together
+from jaxrl_llm.parallel.distributed import is_main, main_first, same_everywhere
 def main():
     runtime.start()
     same_everywhere({"training.steps": 4, "only": "here"})
-    assert together(lambda: 5) == 5
+    assert main_first(lambda: 5) == 5
     for number, attempt in enumerate((
         lambda: same_everywhere({"seed": 0 if is_main() else 1, "data.path": "a"} | ({} if is_main() else {"x": 1})),
-        lambda: together(lambda: 5 if is_main() else open("/no/such/file")),
+        lambda: main_first(lambda: open("/no/such/file") if is_main() else 5),
     )):
         try:
             attempt()
@@ -194,8 +194,8 @@ def test_processes_that_do_not_agree_stop_all_with_the_key() -> None:
         assert f"process {number} of 2 processes (JAX_* variables), which meet at 127.0.0.1:" in err
         assert "  seed: 0 on process 0, 1 on process 1\n  x: (not there) on process 0, 1 on process 1" in out
         assert "data.path" not in out
-    assert "1 UserError process 1 stopped with an error" in outputs[0][0]
-    assert "1 FileNotFoundError" in outputs[1][0]
+    assert "1 FileNotFoundError" in outputs[0][0]
+    assert "1 UserError process 0 stopped with an error" in outputs[1][0]
 
 
 @pytest.mark.parametrize(
