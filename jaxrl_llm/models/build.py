@@ -23,7 +23,7 @@ from jaxrl_llm.models.llama import (
     stacks,
     unstack,
 )
-from jaxrl_llm.models.lora import LoraConfig, adapted_linear, adapter_specs
+from jaxrl_llm.models.lora import RANKS, LoraConfig, adapted_linear, adapter_specs
 from jaxrl_llm.parallel.mesh import BATCH_AXES
 from jaxrl_llm.parallel.offload import fetched, waits
 from jaxrl_llm.parallel.specs import ParamSpec, init_params, is_spec, partition_spec
@@ -58,7 +58,7 @@ def build_model(
         """
 
         def one(spec: ParamSpec, w: Array) -> Array:
-            axes = tuple(None if axis in ("embed", "rank") else axis for axis in spec.axes)[-w.ndim :]
+            axes = tuple(None if axis in ("embed", *RANKS) else axis for axis in spec.axes)[-w.ndim :]
             target = NamedSharding(mesh, partition_spec(w.shape, axes, mesh))
             return jax.lax.with_sharding_constraint(cast(spec, fetched(spec, w, mesh), dtype), target)
 

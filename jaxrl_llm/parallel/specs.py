@@ -26,6 +26,7 @@ RULES: Rules = {  # of the learner: weights are split along fsdp and gathered a 
     "mlp": "tensor",
     "vocab": "tensor",
     "rank": "fsdp",  # of the adapter's matrix that has no embed
+    "rank_by_embed": "tensor",  # of the other
 }
 SAMPLER_RULES: Rules = {  # of the sampler: a token is too little work to gather weights, so all split the maths
     "batch": "data",
