@@ -123,7 +123,10 @@ def test_what_waits_on_the_host_takes_two_layers_and_a_table_of_a_device(
 ) -> None:
     """Its bytes are the host's; nothing else moves."""
     monkeypatch.chdir(tmp_path)
-    there, away = (planned(tmp_path, PPO, f"compute.offload={where}") for where in ("none", "frozen"))
+    traces = Traces()
+    there, away = (
+        make_plan(config(tmp_path, PPO, f"compute.offload={where}"), here(), traces) for where in ("none", "frozen")
+    )
     for role, phase, weights in (("ref", "prepare", POLICY), ("kind_words", "score", CRITIC)):
         (waiting,) = (x for x in away.lines if (x.phase, x.role) == ("resident", role))
         assert (waiting.size.total, waiting.size.device, waiting.size.host) == (4 * weights, 0, 4 * weights)
