@@ -23,6 +23,7 @@ from jaxrl_llm.models.llama import cast
 from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.models.trainable import PartsConfig, Trainable, build_trainable
 from jaxrl_llm.parallel.mesh import BATCH_AXES, make_mesh
+from jaxrl_llm.parallel.offload import to_host
 from jaxrl_llm.parallel.specs import ParamSpec, count_params, is_spec, map_specs, shardings
 from jaxrl_llm.training.optim import make_optimizer
 from jaxrl_llm.training.schedules import Schedule, make_schedule
@@ -48,6 +49,7 @@ class Assembly:
     template: TrainState  # ShapeDtypeStructs with shardings: what a checkpoint is restored into
     keeps: frozenset[str]  # trained roles whose fixed weights a checkpoint has; others are read where they came from
     fixed_dtype: jnp.dtype  # of the fixed weights that no checkpoint has
+    offloads: bool  # frozen roles with weights of their own wait on the host
     batch_sharding: NamedSharding  # of [M, b, T]
     rows_sharding: NamedSharding  # of [b, T]
     n_params: int  # of all trained roles, fixed parts included
@@ -79,6 +81,11 @@ class Assembly:
         adapted = [role for role, d in self.divisions.items() if d.fixed_specs and role not in self.keeps]
         return adapted + [role for role in self.algo.frozen if BASES[role] not in adapted]
 
+    @property
+    def on_host(self) -> list[str]:
+        """Roles whose weights wait on the host."""
+        return [role for role in self.complete_roles if self.offloads and role in self.algo.frozen]
+
     def complete(self, fixed: Params, weights: Params) -> Params:
         """The fixed weights that a checkpoint has, and those it has not, from the whole ones that the run started from.
 
@@ -95,6 +102,8 @@ class Assembly:
                 return jnp.copy(cast(spec, w, self.fixed_dtype))
 
             out[role] = jax.tree.map(copied, specs, tree, is_leaf=is_spec)
+            if role in self.on_host:
+                out[role] = to_host(specs, out[role], self.mesh)
         return out
 
     def kept(self, fixed: Params) -> Params:
@@ -179,6 +188,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
         template=template,
         keeps=keeps,
         fixed_dtype=compute_dtype(config.compute),
+        offloads=config.compute.offload == "frozen",
         batch_sharding=batch_sharding,
         rows_sharding=NamedSharding(mesh, PartitionSpec(BATCH_AXES)),
         n_params=count_params({role: models[role].specs for role in algo.trained}),

@@ -144,6 +144,7 @@ def open_scorers(
                     policy_tokenizer=tokenizer,
                     first=first,
                     longest=longest,
+                    offload=config.compute.offload == "frozen",
                     warn=warn,
                 )
             except UserError as error:

@@ -14,6 +14,7 @@ from jaxrl_llm.evals.score import Text, fit, reward_scorer, row_lengths, text_sc
 from jaxrl_llm.evals.shared_prompts import shared_scorer
 from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
 from jaxrl_llm.models.llama import cast
+from jaxrl_llm.parallel.offload import to_host
 from jaxrl_llm.parallel.specs import is_spec
 from jaxrl_llm.rollout.config import ModelRewardConfig
 from jaxrl_llm.rollout.prompts import Prompt
@@ -51,6 +52,7 @@ def model_scorer(
     first: Prompt | None = None,
     longest: int | None = None,
     share_prompts: bool = False,
+    offload: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Scorer:
     """The scores of a reward model: of prompt and answer in its own tokens, read at the last one.
@@ -66,6 +68,7 @@ def model_scorer(
         first: a prompt that its template is tried on at once, before anything is sampled.
         longest: the policy's longest prompt and answer together, in tokens: a length of rows that is kept for them.
         share_prompts: read a prompt once with all its answers, which is faster where there are several.
+        offload: its weights wait on the host.
         warn: told when texts had to be cut to the model's context, at the first one and each time there are twice as
             many.
 
@@ -81,9 +84,10 @@ def model_scorer(
     template = find_template(tokenizer, part.template)
     if first is not None:
         read(first, "", tokenizer, template)
+    weights = in_compute_dtype(opened.model, opened.params, opened.config.compute)
     raw = scorer_of(
         opened.model,
-        in_compute_dtype(opened.model, opened.params, opened.config.compute),
+        to_host(opened.model.specs, weights, mesh) if offload else weights,
         mesh,
         lambda prompt, text: read(prompt, text, tokenizer, template),
         batch_size=batch_size,

@@ -118,6 +118,25 @@ def test_a_reference_has_a_copy(tmp_path: Path) -> None:
     assert not [line for line in cached.lines if line.role == "ref"]
 
 
+def test_what_waits_on_the_host_takes_two_layers_and_a_table_of_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bytes are the host's; nothing else moves."""
+    monkeypatch.chdir(tmp_path)
+    traces = Traces()
+    there, away = (
+        make_plan(config(tmp_path, PPO, f"compute.offload={where}"), here(), traces) for where in ("none", "frozen")
+    )
+    for role, phase, weights in (("ref", "prepare", POLICY), ("kind_words", "score", CRITIC)):
+        (waiting,) = (x for x in away.lines if (x.phase, x.role) == ("resident", role))
+        assert (waiting.size.total, waiting.size.device, waiting.size.host) == (4 * weights, 0, 4 * weights)
+        assert bytes_of(away, phase, role, "fetched")[1] == 4 * (2 * 592 + 512)
+    assert away.checkpoint == there.checkpoint
+    before, after = ({phase.name: phase.device for phase in plan.phases} for plan in (there, away))
+    assert before["update"] - after["update"] == 4 * (POLICY + CRITIC)
+    assert before["prepare"] - after["prepare"] == 4 * (POLICY + CRITIC - 2 * 592 - 512)
+
+
 def test_a_round_of_ppo_names_all_roles_and_phases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     plan = planned(tmp_path, PPO, "critic.model={vocab_size: 64, d_model: 8, d_ff: 16, n_layers: 1, n_heads: 2}")

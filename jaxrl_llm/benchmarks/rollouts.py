@@ -19,6 +19,7 @@ from jaxrl_llm.data.config import DataConfig, PromptDataConfig
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.evals.score import Text
 from jaxrl_llm.models import build_model
+from jaxrl_llm.parallel.offload import to_host
 from jaxrl_llm.random_data import random_rows
 from jaxrl_llm.rollout.config import ModelRewardConfig, TaskRewardConfig
 from jaxrl_llm.rollout.prompts import Prompt
@@ -153,6 +154,8 @@ def random_reward_model(config: Config, parts: Assembly, name: str, longest: int
     compute = replace(config.compute, attention="auto", remat="none")  # as those are opened that are on disk
     model = build_model(config.model, compute, parts.mesh, "scalar")
     weights = in_compute_dtype(model, model.init(role_key(config.seed, name)), compute)
+    if compute.offload == "frozen":
+        weights = to_host(model.specs, weights, parts.mesh)
 
     def read(prompt: Prompt, text: str) -> Text:
         ids = np.asarray([*prompt.ids, *map(int, text.split())], np.int32)

@@ -20,6 +20,7 @@ def check(config: Config) -> list[Problem]:
     parts = (
         _model,
         _training,
+        _offload,
         check_prompts if isinstance(config.data, PromptDataConfig) else _data,
         _eval,
         _fits,
@@ -68,6 +69,18 @@ def _training(config: Config) -> Iterator[Problem]:
         )
     if config.init_optimizer and config.init_from is None:
         yield Problem(("init_optimizer",), "there is nothing to take the optimizer from: set init_from")
+
+
+def _offload(config: Config) -> Iterator[Problem]:
+    """Something must be there that is only read; a reference that is the base under adapters takes part in training."""
+    adapted = isinstance(config.trainable, LoraConfig)
+    rated = any(part.kind == "model" for part in config.rollout.rewards.parts.values())
+    if config.compute.offload == "none" or rated or (config.algo.frozen and not adapted):
+        return
+    why = "its reference is the base under the adapters" if config.algo.frozen else "it runs no reference"
+    yield Problem(
+        ("compute", "offload"), f"frozen: nothing of this run can wait on the host: {why}, and no reward model is run"
+    )
 
 
 def _data(config: Config) -> Iterator[Problem]:

@@ -25,8 +25,9 @@ from jaxrl_llm.models.llama import (
     stacks,
     unstack,
 )
-from jaxrl_llm.models.lora import LoraConfig, adapted_linear, adapter_specs
+from jaxrl_llm.models.lora import RANKS, LoraConfig, adapted_linear, adapter_specs
 from jaxrl_llm.parallel.mesh import BATCH_AXES, WEIGHT_AXES, ways
+from jaxrl_llm.parallel.offload import fetched, waits
 from jaxrl_llm.parallel.specs import ParamSpec, init_params, is_spec, partition_spec
 from jaxrl_llm.types import Head, Model, Params, Tokens, TokenScores
 
@@ -58,13 +59,14 @@ def build_model(
     def gather(weights: Params, weight_specs: Params, dtype: jnp.dtype = dtype) -> Params:
         """Weights as the maths wants them: compute dtype, whole along fsdp, still split along tensor.
 
-        Said here once, so that the compiler gathers one layer when it is needed and never a stack of them.
+        Said here once, so that the compiler gathers one layer when it is needed and never a stack of them.  What waits
+        on the host comes to the devices here.
         """
 
         def one(spec: ParamSpec, w: Array) -> Array:
-            axes = tuple(None if axis in ("embed", "rank") else axis for axis in spec.axes)[-w.ndim :]
+            axes = tuple(None if axis in ("embed", *RANKS) else axis for axis in spec.axes)[-w.ndim :]
             target = NamedSharding(mesh, partition_spec(w.shape, axes, mesh))
-            return jax.lax.with_sharding_constraint(cast(spec, w, dtype), target)
+            return jax.lax.with_sharding_constraint(cast(spec, fetched(spec, w, mesh), dtype), target)
 
         return jax.tree.map(one, weight_specs, weights, is_leaf=is_spec)
 
@@ -80,14 +82,17 @@ def build_model(
         def at(x: Array, *axes: Any) -> Array:
             return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
 
-        x_BTD = at(jnp.take(params["embed"], at(tokens_BT, rows), axis=0).astype(dtype), rows, None, columns)
+        table_VD = fetched(specs["embed"], params["embed"], mesh)
+        x_BTD = at(jnp.take(table_VD, at(tokens_BT, rows), axis=0).astype(dtype), rows, None, columns)
         if columns == ("fsdp", "context") and splits(tokens_BT.shape[1], mesh):
             x_BTD = at(x_BTD, rows, "context", "fsdp")  # one axis at a time, or the compiler gathers all of it
         return placed(x_BTD)
 
     def unembedding(params: Params, split: tuple[str, ...] = ()) -> Array:
         """[D, V] in the compute dtype, along D split over these axes alone."""
-        w_DV = params["embed"].T if config.tie_embeddings else params["unembed"]
+        name = "embed" if config.tie_embeddings else "unembed"
+        w = fetched(specs[name], params[name], mesh)
+        w_DV = w.T if config.tie_embeddings else w
         vocab = partition_spec(w_DV.shape, (None, "vocab"), mesh)[1]
         spec = PartitionSpec(split or None, vocab)
         return jax.lax.with_sharding_constraint(w_DV.astype(dtype), NamedSharding(mesh, spec))
@@ -118,12 +123,12 @@ def build_model(
         x_BTD = embed(params, tokens.inputs_BT)
         for first, stack in stacks(params):
             numbers = range(first, first + depth(stack))
-            if compute.layers == "scan":
+            if compute.layers == "scan" or waits(stack):  # of unrolled layers all would be fetched at once
                 x_BTD, _ = jax.lax.scan(layer, x_BTD, (jnp.asarray(numbers), stack))
             else:
                 for numbered in zip(numbers, unstack(stack), strict=True):
                     x_BTD, _ = layer(x_BTD, numbered)
-        return rms_norm(x_BTD, params["final_norm"], config.norm_eps)
+        return rms_norm(x_BTD, fetched(specs["final_norm"], params["final_norm"], mesh), config.norm_eps)
 
     def logits(
         params: Params, tokens_BT: Array, segments_BT: Array | None = None, positions_BT: Array | None = None

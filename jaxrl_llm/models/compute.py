@@ -23,6 +23,8 @@ class ComputeConfig:
     """Kept for the backward pass: everything, the results of weight products (dots), or each layer's input (full)."""
     loss_chunks: int = Field(default=8, ge=1)
     """A row's logits are made in this many pieces, so that float32 [B, T, V] never exists."""
+    offload: Literal["none", "frozen"] = "none"
+    """frozen: reference and reward models wait in the host's memory, and come to the devices a layer at a time."""
 
 
 def compute_dtype(config: ComputeConfig) -> jnp.dtype:

@@ -4,6 +4,7 @@ Weights are cast and laid out once a rollout (`prepare`): layer by layer, adapte
 SAMPLER_RULES, so that writing a token gathers no weights.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -23,11 +24,19 @@ from jaxrl_llm.types import Decoder, Params
 
 
 def cache_sharding(shape: tuple[int, ...], mesh: Mesh) -> NamedSharding:
-    """Of keys or values [B, S, K, C]: by rows and KV heads; by rows alone where the heads do not divide."""
-    spec = partition_spec(shape, ("batch", None, "kv_heads", None), mesh, SAMPLER_RULES)
-    if spec[2] is None and shape[0] % mesh.size == 0:
-        spec = PartitionSpec(mesh.axis_names)
-    return NamedSharding(mesh, spec)
+    """Of keys or values [B, S, K, C]: KV heads over as many axes as divide them, innermost first, rows over the rest.
+
+    Where rows do not divide, places take their part: each device attends to its own, and the sums are added up.
+    """
+    axes, data, rest = mesh.axis_names, mesh.axis_names[:1], mesh.axis_names[1:]
+    splits: list[tuple[tuple[str, ...], ...]] = [(axes[:i], (), axes[i:]) for i in range(1, 1 + len(axes))]
+    splits += [(data, rest, ()), ((), axes, ())]
+
+    def divides(split: tuple[tuple[str, ...], ...]) -> bool:
+        ways = (math.prod(mesh.shape[axis] for axis in names) for names in split)
+        return all(n % parts == 0 for n, parts in zip(shape, ways, strict=False))
+
+    return NamedSharding(mesh, PartitionSpec(*next(filter(divides, splits), ())))
 
 
 def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, lora: LoraConfig | None = None) -> Decoder:
@@ -44,6 +53,15 @@ def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, lora:
 
     def placed_cache(x_BSKC: Array) -> Array:
         return jax.lax.with_sharding_constraint(x_BSKC, cache_sharding(x_BSKC.shape, mesh))
+
+    def at_cache(cache_BSKC: Array, x_B1HC: Array) -> Array:
+        """A token's queries, keys or values, where the cache's rows and heads are: the cache is not moved."""
+        rows, _, heads, _ = (*cache_sharding(cache_BSKC.shape, mesh).spec, None, None, None, None)[:4]
+        return jax.lax.with_sharding_constraint(x_B1HC, NamedSharding(mesh, PartitionSpec(rows, None, heads)))
+
+    def at_weights(x_B1HC: Array) -> Array:
+        """The same where the weights make and use them: said beside `at_cache`, or the weights would be gathered."""
+        return placed(x_B1HC, ("batch", None, "heads", None))
 
     def prepare(params: Params) -> Params:
         def one(spec: ParamSpec, w: Array) -> Array:
@@ -70,7 +88,8 @@ def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, lora:
 
     def logits_of(weights: Params, x_B1D: Array) -> Array:
         unembed_DV = weights["embed"].T if config.tie_embeddings else weights["unembed"]
-        return placed(project(x_B1D, unembed_DV)[:, 0], ("batch", None))
+        split_BV = placed(project(x_B1D, unembed_DV)[:, 0], ("batch", "vocab"))
+        return placed(split_BV, ("batch", None))  # said in two steps, or the matrix would be gathered
 
     def prefill(weights: Params, tokens_BT: Array, lengths_B: Array) -> tuple[Array, KVCache]:
         keys, values = [], []
@@ -94,9 +113,11 @@ def build_decoder(config: LlamaConfig, compute: ComputeConfig, mesh: Mesh, lora:
 
         def attend_by_layer(i: int) -> Attend:
             def attend(q_B1HC: Array, k_B1KC: Array, v_B1KC: Array) -> Array:
+                q_B1HC, k_B1KC, v_B1KC = (at_cache(cache.keys[i], at_weights(x)) for x in (q_B1HC, k_B1KC, v_B1KC))
                 keys.append(placed_cache(write_token(cache.keys[i], k_B1KC, cache.lengths_B)))
                 values.append(placed_cache(write_token(cache.values[i], v_B1KC, cache.lengths_B)))
-                return attend_token(q_B1HC, keys[i], values[i], cache.lengths_B, config.sliding_window)
+                out_B1HC = attend_token(q_B1HC, keys[i], values[i], cache.lengths_B, config.sliding_window)
+                return at_weights(at_cache(cache.keys[i], out_B1HC))
 
             return attend
 

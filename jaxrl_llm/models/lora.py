@@ -19,6 +19,7 @@ from jaxrl_llm.schema import schema
 from jaxrl_llm.types import Params
 
 Target = Literal["wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down"]
+RANKS = ("rank", "rank_by_embed")  # logical axes of r
 TARGETS: tuple[Target, ...] = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
 
 
@@ -64,17 +65,22 @@ def _pair(rank: int, target: str, spec: ParamSpec) -> list[tuple[str, ParamSpec]
     outputs = [i for i in inside if i not in inputs]
     a = ParamSpec(
         (spec.shape[0], *(spec.shape[i] for i in inputs), rank),
-        ("layers", *(spec.axes[i] for i in inputs), "rank"),
+        ("layers", *(spec.axes[i] for i in inputs), rank_axis(spec, inputs)),
         normal((3 * math.prod(spec.shape[i] for i in inputs)) ** -0.5),
         spec.inputs,
     )
     b = ParamSpec(
         (spec.shape[0], rank, *(spec.shape[i] for i in outputs)),
-        ("layers", "rank", *(spec.axes[i] for i in outputs)),
+        ("layers", rank_axis(spec, outputs), *(spec.axes[i] for i in outputs)),
         zeros,
-        ("rank",),
+        (rank_axis(spec, outputs),),
     )
     return [(f"{target}.a", a), (f"{target}.b", b)]
+
+
+def rank_axis(spec: ParamSpec, others: list[int]) -> str:
+    """The name of r beside these axes of a weight: it is split over the mesh axis that they leave."""
+    return RANKS["embed" in (spec.axes[i] for i in others)]
 
 
 def adapted_linear(config: LoraConfig, seeds_B: Array | None, layer: Array | int) -> Linear:

@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models.llama import SCALARS, depth, stacks
-from jaxrl_llm.models.lora import LoraConfig, adapter_specs, merged
+from jaxrl_llm.models.lora import RANKS, LoraConfig, adapter_specs, merged
 from jaxrl_llm.parallel.specs import ParamSpec, init_params, map_specs, shardings
 from jaxrl_llm.schema import schema
 from jaxrl_llm.types import Params
@@ -199,5 +199,5 @@ def _adapters(config: LoraConfig, specs: Params, mesh: Mesh) -> Trainable:
 
 
 def _whole_rank(spec: ParamSpec) -> ParamSpec:
-    axes = tuple("whole" if axis == "rank" else axis for axis in spec.axes)
+    axes = tuple("whole" if axis in RANKS else axis for axis in spec.axes)
     return dataclasses.replace(spec, axes=axes, inputs=())

@@ -28,6 +28,7 @@ RULES: Rules = {  # of the learner: weights are split along fsdp and context, an
     "mlp": "tensor",
     "vocab": "tensor",
     "rank": WEIGHT_AXES,  # of the adapter's matrix that has no embed
+    "rank_by_embed": "tensor",  # of the other
 }
 SAMPLER_RULES: Rules = {  # of the sampler: a token is too little work to gather weights, so all split the maths
     "batch": "data",

@@ -13,7 +13,7 @@ from jaxrl_llm.plan.rollouts import PREPARED, reward_lines, reward_models, round
 from jaxrl_llm.plan.sizes import RESIDENT, Line, Size, size_of
 from jaxrl_llm.plan.target import Target
 from jaxrl_llm.plan.update import UPDATE, update_lines
-from jaxrl_llm.plan.weights import load_lines, resident_lines
+from jaxrl_llm.plan.weights import fetched_lines, load_lines, resident_lines
 from jaxrl_llm.rollout.rows import check_rows
 from jaxrl_llm.types import Rollouts, Tokens
 
@@ -93,6 +93,7 @@ def make_plan(config: Config, target: Target, traces: Traces, planned: Planned |
             ]
     else:
         lines += load_lines(parts)
+        lines += fetched_lines(UPDATE, parts)
         if noun is Tokens:
             check_batch("training.batch_size", training.batch_size, training.micro_batches, parts.rows_sharding)
         else:

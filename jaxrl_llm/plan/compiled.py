@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+from jaxrl_llm.parallel.offload import as_on_host
 from jaxrl_llm.plan.account import Plan
 from jaxrl_llm.plan.shapes import batch_of, fixed_weights, row_length
 from jaxrl_llm.plan.sizes import RESIDENT
@@ -25,7 +26,9 @@ def compile_step(plan: Plan) -> Compiled | None:
     config, parts, training = plan.config, plan.parts, plan.config.training
     rows = training.batch_size // training.micro_batches
     batch = batch_of(config, parts, training.micro_batches, rows, row_length(config))
-    state = dataclasses.replace(parts.template, fixed=fixed_weights(parts))
+    fixed = fixed_weights(parts)
+    fixed |= {role: as_on_host(fixed[role]) for role in parts.on_host}
+    state = dataclasses.replace(parts.template, fixed=fixed)
     said = parts.step.lower(state, batch).compile().memory_analysis()
     if said is None:
         return None

@@ -68,6 +68,8 @@ def candidates(plan: Plan, n_devices: int) -> Iterator[tuple[tuple[str, ...], in
             yield (f"compute.remat={remat}", *cut), n_devices
     if getattr(config.algo, "reference", None) == "step":
         yield ("algo.reference=cached",), n_devices
+    if config.compute.offload == "none":
+        yield ("compute.offload=frozen",), n_devices
     least = (*slots, *(("compute.remat=full",) if remats else ()))
     for n in powers(2 * n_devices, MOST_DEVICES):
         for tensor in powers(mesh.shape["tensor"], min(n, MOST_TENSOR)):

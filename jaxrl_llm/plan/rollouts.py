@@ -21,6 +21,7 @@ from jaxrl_llm.parallel.specs import SAMPLER_RULES
 from jaxrl_llm.plan.shapes import batch_of, laid_out, one_layer, round_shape, row_length
 from jaxrl_llm.plan.sizes import RESIDENT, Line, Size, on_each, one_at_a_time, size_of
 from jaxrl_llm.plan.update import is_fused, logits_of_a_piece, rows_of
+from jaxrl_llm.plan.weights import fetched_line, fetched_lines
 from jaxrl_llm.rollout.config import ModelRewardConfig
 from jaxrl_llm.rollout.sampler import CACHE_STEP, PREFILL_ROWS, PREFILL_TOKENS, bucket
 from jaxrl_llm.types import Head, Params
@@ -86,8 +87,14 @@ def reward_lines(config: Config, parts: Assembly, rewards: list[RewardModel]) ->
     """Their weights, which stay in the dtype that they compute in."""
     for reward in rewards:
         check_divides(reward.model, parts.mesh)
-        weights = size_of(laid_out(llama_specs(reward.model, reward.head), parts.mesh, dtype_of(reward, config)))
-        yield Line(RESIDENT, reward.name, f"weights, fixed ({dtype_of(reward, config).name})", weights)
+        size = size_of(weights_of(reward, config, parts))
+        size = size.on_host() if parts.offloads else size
+        yield Line(RESIDENT, reward.name, f"weights, fixed ({dtype_of(reward, config).name})", size)
+
+
+def weights_of(reward: RewardModel, config: Config, parts: Assembly) -> Params:
+    """Its weights as shapes on the mesh."""
+    return laid_out(llama_specs(reward.model, reward.head), parts.mesh, dtype_of(reward, config))
 
 
 def dtype_of(reward: RewardModel, config: Config) -> jnp.dtype:
@@ -158,6 +165,8 @@ def _score(config: Config, parts: Assembly, rewards: list[RewardModel]) -> Itera
     rows, tensor = rows_of(config, parts), parts.mesh.shape["tensor"]
     found = []
     for reward in rewards:
+        if parts.offloads:
+            yield fetched_line("score", reward.name, weights_of(reward, config, parts), parts.mesh)
         model, longest = reward.model, -(-(row_length(config) + 1) // 64) * 64
         length = next((n for n in row_lengths(model.context, longest) if n >= longest), model.context)
         dtype, fused = dtype_of(reward, config), is_fused(config, parts, model)
@@ -167,6 +176,7 @@ def _score(config: Config, parts: Assembly, rewards: list[RewardModel]) -> Itera
 
 def _prepare(config: Config, parts: Assembly) -> Iterator[Line]:
     rows, length, tensor = rows_of(config, parts), row_length(config), parts.mesh.shape["tensor"]
+    yield from fetched_lines("prepare", parts)
     heads, found = {**parts.algo.trained, **parts.algo.frozen}, []
     for role in parts.models:
         model = config.model_of(role)

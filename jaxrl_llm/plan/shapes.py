@@ -74,7 +74,9 @@ def on_one_device(config: Config, tensor: int = 1, remat: Remat = "none") -> Con
         )
 
     dtype: Any = compute_dtype(config.compute).name
-    compute = dataclasses.replace(config.compute, dtype=dtype, attention="xla", layers="scan", remat=remat)
+    compute = dataclasses.replace(
+        config.compute, dtype=dtype, attention="xla", layers="scan", remat=remat, offload="none"
+    )
     critic = config.critic.model
     return dataclasses.replace(
         config,

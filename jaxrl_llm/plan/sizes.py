@@ -16,12 +16,17 @@ class Size:
 
     total: int = 0  # of each once
     device: int = 0  # on the device that holds most
+    host: int = 0  # in the host's memory beside that device
 
     def __add__(self, other: "Size") -> "Size":
-        return Size(self.total + other.total, self.device + other.device)
+        return Size(self.total + other.total, self.device + other.device, self.host + other.host)
 
     def __mul__(self, times: int) -> "Size":
-        return Size(self.total * times, self.device * times)
+        return Size(self.total * times, self.device * times, self.host * times)
+
+    def on_host(self) -> "Size":
+        """The same where it waits on the host."""
+        return Size(self.total, 0, self.device)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def show(name: str, plan: "Plan", target: "Target", mend: "Mend | None", compile
     for line in plan.lines:
         about, style = "" if line.exact else "~ ", "" if line.counted else "dim"
         device = about + gib(line.size.device) if line.counted else f"({gib(line.size.device)})"
+        device = f"host {gib(line.size.host)}" if line.size.host else device
         phase = line.phase if line.phase != before else ""
         table.add_row(phase, line.role, line.what, gib(line.size.total), device, style=style)
         before = line.phase
@@ -113,13 +114,13 @@ def to_json(plan: "Plan", target: "Target", mend: "Mend | None", compiled: "Comp
     """The figures, in bytes."""
     from dataclasses import asdict
 
-    lines = [asdict(line) for line in plan.lines]
+    lines = [(asdict(line), line.size) for line in plan.lines]
     return {
         "kind": plan.config.algo.kind,
         "parameters": plan.parts.n_params,
         "devices": target.name,
         "mesh": dict(plan.parts.mesh.shape),
-        "lines": [{**line, "size": line["size"]["total"], "device": line["size"]["device"]} for line in lines],
+        "lines": [line | {"size": size.total, "device": size.device, "host": size.host} for line, size in lines],
         "phases": {phase.name: phase.device for phase in plan.phases},
         "peak": {"phase": plan.peak.name, "device": plan.peak.device},
         "limit": target.limit,

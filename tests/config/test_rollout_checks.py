@@ -37,6 +37,8 @@ CASES = {
     "data.pretrain: is read by algo.kind=ppo": ["data.pretrain.path=x", "data.pretrain_length=64"],
     "algo.ptx_weight: 1 of the loss of text": ["algo.ptx_weight=1.0"],
     "data.pretrain_length: 512 is longer": ["algo.ptx_weight=1.0", "data.pretrain.path=x"],
+    "compute.offload: frozen: nothing of this run": [GRPO, "algo.kl=none", "compute.offload=frozen"],
+    "its reference is the base under the adapters": ["trainable.kind=lora", "compute.offload=frozen"],
     "data.kind: algo.kind=dpo reads data.kind=preferences": ["algo.kind=dpo"],
 }
 
@@ -51,6 +53,8 @@ def config(tmp_path: Path) -> Path:
 def test_the_config_itself_fits(config: Path) -> None:
     assert load(config).length == 96
     assert load(config, ["critic.model={vocab_size: 600, context: 96}"]).model_of("value").context == 96
+    rated = "rollout.rewards.parts={rm: {kind: model, path: x}}"  # under adapters a reward model can wait
+    assert load(config, ["trainable.kind=lora", "compute.offload=frozen", rated]).compute.offload == "frozen"
 
 
 @pytest.mark.parametrize(("told", "overrides"), CASES.items())

@@ -107,7 +107,7 @@ def test_counts_by_hand_and_groups_of_the_optimizer() -> None:
     assert "score" not in trainable.fixed_specs
     assert count_params(trainable.specs) == by_hand + 2 * 32
     assert layers["wo.a"].shape == (2, 4, 8, 8)
-    assert layers["wo.b"].axes == ("layers", "rank", "embed")
+    assert layers["wo.b"].axes == ("layers", "rank_by_embed", "embed")
     assert all(jax.tree.leaves(map_specs(is_decayed, layers)))
     assert muon_dimensions(layers["wq.a"]) == ((1,), (2,))
     assert muon_dimensions(layers["wq.b"]) == ((1,), (2, 3))
