@@ -45,7 +45,7 @@ class Assembly:
     tx: optax.GradientTransformationExtraArgs
     step: Step
     roles: Callable[[Params, Params], Params]  # (params, fixed) of a state -> what loss and prepare read
-    prepare: Callable[[TrainState, Any], Any]  # of rollouts: `algo.prepare` under this state, jitted
+    prepare: "Prepare"  # of rollouts
     template: TrainState  # ShapeDtypeStructs with shardings: what a checkpoint is restored into
     keeps: frozenset[str]  # trained roles whose fixed weights a checkpoint has; others are read where they came from
     fixed_dtype: jnp.dtype  # of the fixed weights that no checkpoint has
@@ -227,17 +227,29 @@ def role_rates(config: Config, schedule: Schedule) -> dict[str, Schedule]:
     return found
 
 
-def make_prepare(
-    algo: Algo, roles: Callable[[Params, Params], Params], sharding: NamedSharding
-) -> Callable[[TrainState, Any], Any]:
-    """`algo.prepare` of whole rollouts [M, b, ...], as their source calls it."""
+@dataclass(frozen=True)
+class Prepare:
+    """`algo.prepare` of whole rollouts [M, b, ...] under a state, as their source calls it."""
+
+    jitted: jax.stages.Wrapped  # (params, fixed, rows)
+
+    def __call__(self, state: TrainState, rows: Any) -> Any:
+        """The rollouts with what the loss reads besides."""
+        return self.jitted(state.params, state.fixed, rows)
+
+    def lower(self, state: TrainState, rows: Any) -> jax.stages.Lowered:
+        """The program of these shapes."""
+        return self.jitted.lower(state.params, state.fixed, rows)
+
+
+def make_prepare(algo: Algo, roles: Callable[[Params, Params], Params], sharding: NamedSharding) -> Prepare:
+    """Of an algorithm on rollouts; what it makes lies as `sharding` says."""
 
     def prepare(params: Params, fixed: Params, rows: Any) -> Any:
         assert algo.prepare is not None
         return algo.prepare(roles(params, fixed), rows)
 
-    jitted = jax.jit(prepare, out_shardings=sharding)
-    return lambda state, rows: jitted(state.params, state.fixed, rows)
+    return Prepare(jax.jit(prepare, out_shardings=sharding))
 
 
 def with_base(params: Params, fixed: Params) -> Params:

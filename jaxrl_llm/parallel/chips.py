@@ -1,6 +1,7 @@
 """What an accelerator can do at most, and how much of its memory is in use.
 
-One row per chip, from the vendor's datasheet: the denominator of "share of peak", and what `plan` fits models into.
+One row per chip, from the vendor's datasheet (of links one way: half of NVLink's, the Gbit/s of a TPU's): the
+denominator of "share of peak", and what `plan` fits models into.
 Peaks are dense: a datasheet that quotes 2:4 sparsity is halved.  Rows describe one jax device.
 """
 
@@ -26,27 +27,28 @@ class Chip:
     bf16_flops: float  # dense matrix-unit peak with float32 accumulation, FLOP/s
     hbm_bytes: int  # nominal; what a program may take is a few percent less
     hbm_bandwidth: float  # bytes/s
+    link_bandwidth: float | None = None  # bytes/s that it sends to others of its slice or machine, all links together
 
 
-def _chip(name: str, tflops: float, gib: float, gb_per_s: float) -> Chip:
-    return Chip(name, tflops * TERA, int(gib * GIB), gb_per_s * GIGA)
+def _chip(name: str, tflops: float, gib: float, gb_per_s: float, link: float | None = None) -> Chip:
+    return Chip(name, tflops * TERA, int(gib * GIB), gb_per_s * GIGA, link and link * GIGA)
 
 
 # Pattern that the whole `device_kind`, without a leading "NVIDIA " or "Tesla ", matches -> chip.  A slice of a card
 # (MIG) or a laptop's namesake matches nothing: better no share of peak than a wrong one.
 CHIPS: tuple[tuple[str, Chip], ...] = (
     # NVIDIA DGX B200 datasheet, an eighth of the system: 36 PFLOP/s FP8 dense (bf16 is half), 1,440 GB, 64 TB/s.
-    (r"B200", _chip("B200", 2250, 180, 8000)),
+    (r"B200", _chip("B200", 2250, 180, 8000, 900)),
     # NVIDIA H200 datasheet: SXM 1,979 with sparsity, NVL 1,671 with sparsity.
-    (r"H200", _chip("H200 SXM", 989.4, 141, 4800)),
-    (r"H200 NVL", _chip("H200 NVL", 835.5, 141, 4800)),
+    (r"H200", _chip("H200 SXM", 989.4, 141, 4800, 450)),
+    (r"H200 NVL", _chip("H200 NVL", 835.5, 141, 4800, 450)),
     # NVIDIA H100 datasheet: SXM 1,979, PCIe 1,513, NVL 1,671 with sparsity.
-    (r"H100 80GB HBM3", _chip("H100 SXM", 989.4, 80, 3350)),
+    (r"H100 80GB HBM3", _chip("H100 SXM", 989.4, 80, 3350, 450)),
     (r"H100 PCIe", _chip("H100 PCIe", 756.5, 80, 2000)),
     (r"H100 NVL", _chip("H100 NVL", 835.5, 94, 3900)),
     # NVIDIA A100 datasheet: 312 dense in every form factor.
-    (r"A100-(SXM4?|PCIE)-40GB", _chip("A100 40GB", 312, 40, 1555)),
-    (r"A100-SXM4?-80GB", _chip("A100 80GB SXM", 312, 80, 2039)),
+    (r"A100-(SXM4?|PCIE)-40GB", _chip("A100 40GB", 312, 40, 1555, 300)),
+    (r"A100-SXM4?-80GB", _chip("A100 80GB SXM", 312, 80, 2039, 300)),
     (r"A100 80GB PCIe", _chip("A100 80GB PCIe", 312, 80, 1935)),
     # NVIDIA L4 datasheet (242 with sparsity), L40S datasheet (362 dense), A10G datasheet (70 dense).
     (r"L4", _chip("L4", 121, 24, 300)),
@@ -65,10 +67,10 @@ CHIPS: tuple[tuple[str, Chip], ...] = (
     # cores, so the row is half of 46, 123 and 2,307 TFLOP/s.
     (r"TPU v2", _chip("TPU v2 core", 23, 8, 350)),
     (r"TPU v3", _chip("TPU v3 core", 61.5, 16, 450)),
-    (r"TPU v4", _chip("TPU v4", 275, 32, 1228)),
-    (r"TPU v5( lite|e)", _chip("TPU v5e", 197, 16, 819)),
-    (r"TPU v5p?", _chip("TPU v5p", 459, 95, 2765)),
-    (r"TPU v6( lite|e)", _chip("TPU v6e", 918, 32, 1638)),
+    (r"TPU v4", _chip("TPU v4", 275, 32, 1228, 300)),
+    (r"TPU v5( lite|e)", _chip("TPU v5e", 197, 16, 819, 200)),
+    (r"TPU v5p?", _chip("TPU v5p", 459, 95, 2765, 600)),
+    (r"TPU v6( lite|e)", _chip("TPU v6e", 918, 32, 1638, 448)),
     (r"TPU7x?", _chip("TPU 7x core", 1153.5, 96, 3690)),
 )
 

@@ -14,7 +14,7 @@ def memory(pipeline: Pipeline, names: Collection[str]) -> Iterator[tuple[str, st
     """
     from jaxrl_llm.parallel import runtime
     from jaxrl_llm.plan import Traces, make_plan, make_target
-    from jaxrl_llm.verbs.plan import gib
+    from jaxrl_llm.plan.view import gib
 
     stages = [stage for stage in pipeline.stages if stage.verb == "train" and stage.name in names]
     if not stages:

@@ -9,21 +9,30 @@
 """
 
 from jaxrl_llm.plan.account import Line, Phase, Plan, make_plan
-from jaxrl_llm.plan.compiled import Compiled, compile_step
+from jaxrl_llm.plan.compiled import Compiled, compile_programs, whole_stacks
+from jaxrl_llm.plan.hlo import Collective, hidden_share
 from jaxrl_llm.plan.kept import Traces
 from jaxrl_llm.plan.mend import Mend, find_mend
+from jaxrl_llm.plan.roofline import Roofline, make_roofline
 from jaxrl_llm.plan.target import Target, make_target
+from jaxrl_llm.plan.topology import topology_target
 
 __all__ = [
+    "Collective",
     "Compiled",
     "Line",
     "Mend",
     "Phase",
     "Plan",
+    "Roofline",
     "Target",
     "Traces",
-    "compile_step",
+    "compile_programs",
     "find_mend",
+    "hidden_share",
     "make_plan",
+    "make_roofline",
     "make_target",
+    "topology_target",
+    "whole_stacks",
 ]

@@ -9,7 +9,7 @@ from jaxrl_llm.data.source import check_batch
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models.llama import LlamaConfig
 from jaxrl_llm.plan.kept import Traces
-from jaxrl_llm.plan.rollouts import PREPARED, reward_lines, reward_models, round_lines, whole_round
+from jaxrl_llm.plan.rollouts import PREPARED, RewardModel, reward_lines, reward_models, round_lines, whole_round
 from jaxrl_llm.plan.sizes import RESIDENT, Line, Size, size_of
 from jaxrl_llm.plan.target import Target
 from jaxrl_llm.plan.update import UPDATE, update_lines
@@ -34,6 +34,7 @@ class Plan:
     parts: Assembly
     lines: tuple[Line, ...]
     checkpoint: int  # bytes of one, before compression
+    rewards: tuple[RewardModel, ...]  # that rate rollouts
     notes: tuple[str, ...]  # what was taken for granted
 
     @property
@@ -46,6 +47,10 @@ class Plan:
     def peak(self) -> Phase:
         """The largest one."""
         return max(self.phases, key=lambda phase: phase.device)
+
+    def phase(self, name: str) -> int:
+        """Bytes that the fullest device holds in it."""
+        return next(phase.device for phase in self.phases if phase.name == name)
 
     @property
     def n_checkpoints(self) -> int:
@@ -74,7 +79,7 @@ def make_plan(config: Config, target: Target, traces: Traces, planned: Planned |
     config = target.adapt(config)
     parts = assemble(config, target.devices)
     training, rollout, noun = config.training, config.rollout, parts.algo.consumes
-    notes, lines = [], [*resident_lines(parts)]
+    notes, lines, rewards = [], [*resident_lines(parts)], list[RewardModel]()
     state = parts.template
     checkpoint = size_of((state.params, state.fixed, state.opt_state, state.ema)).total
     if noun is Rollouts:
@@ -100,7 +105,7 @@ def make_plan(config: Config, target: Target, traces: Traces, planned: Planned |
             notes += ["each prompt is taken to fill a row with its answers; where several share one, it is less"]
     lines += update_lines(config, parts, traces)
     lines = [line for line in lines if line.size.total or line.phase == RESIDENT]
-    return Plan(config, parts, tuple(lines), checkpoint, tuple(notes))
+    return Plan(config, parts, tuple(lines), checkpoint, tuple(rewards), tuple(notes))
 
 
 def refuse_unknown_shape(config: Config, planned: Planned) -> None:

@@ -1,40 +1,76 @@
-"""What the compiler says of the very step of a plan."""
+"""What the compiler says of the very programs of a plan: memory, and what devices say to each other."""
 
-import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jaxrl_llm.parallel.offload import as_on_host
+import jax
+
+from jaxrl_llm.parallel.specs import is_spec
 from jaxrl_llm.plan.account import Plan
-from jaxrl_llm.plan.shapes import batch_of, fixed_weights, row_length
-from jaxrl_llm.plan.sizes import RESIDENT
-from jaxrl_llm.plan.update import UPDATE
-from jaxrl_llm.types import Rollouts
+from jaxrl_llm.plan.hlo import Collective, collectives, elements
+from jaxrl_llm.plan.programs import Program, programs
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """Bytes on a device, as the compiler says and as the plan does."""
+    """A program; bytes on a device."""
 
+    name: str
+    phase: str  # of the plan
+    seconds: float  # that compiling took
     arguments: int
-    temporaries: int
-    planned_arguments: int
-    planned_temporaries: int
+    temporaries: int  # and results that are no argument any more
+    beside: int  # what it does not read and is there all the same
+    talk: tuple[Collective, ...]
+    refused: str | None = None  # why the compiler gave up: memory
+
+    @property
+    def peak(self) -> int:
+        """All of it at once."""
+        return self.arguments + self.temporaries + self.beside
 
 
-def compile_step(plan: Plan) -> Compiled | None:
-    """The step for the devices of the plan, which are here; None where the compiler does not say what it needs."""
-    config, parts, training = plan.config, plan.parts, plan.config.training
-    rows = training.batch_size // training.micro_batches
-    batch = batch_of(config, parts, training.micro_batches, rows, row_length(config))
-    fixed = fixed_weights(parts)
-    fixed |= {role: as_on_host(fixed[role]) for role in parts.on_host}
-    state = dataclasses.replace(parts.template, fixed=fixed)
-    said = parts.step.lower(state, batch).compile().memory_analysis()
-    if said is None:
-        return None
-    # Of rollouts the source has asked the reference: the step reads none.
-    read = {"batch", *parts.algo.trained, *(() if parts.algo.consumes is Rollouts else parts.algo.frozen)}
-    mine = [line for line in plan.lines if line.role in read]
-    arguments = sum(line.size.device for line in mine if line.phase == RESIDENT or line.role == "batch")
-    update = sum(line.size.device for line in mine if line.phase == UPDATE and line.counted and line.role != "batch")
-    return Compiled(said.argument_size_in_bytes, said.temp_size_in_bytes, arguments, update)
+def compile_programs(plan: Plan, on: Callable[[str], object] = lambda name: None) -> Iterator[Compiled]:
+    """Each program of the run for the devices of its plan; `on(name)` is told before one is compiled.
+
+    A compiler that does not say what it needs is taken to need nothing.
+    """
+    for program in programs(plan):
+        on(program.name)
+        before = time.perf_counter()
+        try:
+            compiled = program.compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            yield refused(program, time.perf_counter() - before, str(error))
+            continue
+        seconds, said, text = time.perf_counter() - before, compiled.memory_analysis(), compiled.as_text()
+        talk = tuple(collectives(text)) if plan.parts.mesh.size > 1 and text else ()
+        if said is None:
+            yield Compiled(program.name, program.phase, seconds, 0, 0, program.beside, talk)
+            continue
+        made = said.temp_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
+        yield Compiled(program.name, program.phase, seconds, said.argument_size_in_bytes, made, program.beside, talk)
+
+
+def refused(program: Program, seconds: float, message: str) -> Compiled:
+    """Of a program that the compiler could not fit: the bytes that it names."""
+    sizes = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    found = re.search(r"([\d.]+)([KMGT])\)? (?:exceeds available|of [\d.]+[KMGT] hbm)", message)
+    needed = int(float(found[1]) * sizes[found[2]]) if found else 0
+    words = message.split("\n", 1)[0].removeprefix("RESOURCE_EXHAUSTED: ")
+    return Compiled(program.name, program.phase, seconds, 0, needed, program.beside, (), words)
+
+
+def whole_stacks(plan: Plan, talk: tuple[Collective, ...]) -> list[Collective]:
+    """The gathers that put a whole stack of layers together: there should be none."""
+    stacks = {
+        spec.size // plan.parts.mesh.shape["tensor"]
+        for model in plan.parts.models.values()
+        for spec in jax.tree.leaves(model.specs["layers"], is_leaf=is_spec)
+        if len(spec.shape) > 2 and spec.shape[0] > 1
+    }
+    return [c for c in talk if c.kind == "all-gather" and elements(c.shape) in stacks]

@@ -25,7 +25,9 @@ class Mend:
     peak: int  # bytes on the fullest device
 
 
-def find_mend(plan: Plan, target: Target, load: Callable[[tuple[str, ...]], Config], traces: Traces) -> Mend | None:
+def find_mend(
+    plan: Plan, target: Target, load: Callable[[tuple[str, ...]], Config], traces: Traces, more: float = 1.0
+) -> Mend | None:
     """The first of the candidates with which it fits, those that cost least first; None where none does.
 
     Args:
@@ -33,6 +35,7 @@ def find_mend(plan: Plan, target: Target, load: Callable[[tuple[str, ...]], Conf
         target: into which it should.
         load: the config with such overrides after its own.
         traces: of plans before.
+        more: times as much as planned that the compiler wants, where it was asked.
     """
     assert target.limit is not None, "or nothing could be too large"
     for overrides, n_devices in candidates(plan, len(target.devices)):
@@ -41,8 +44,8 @@ def find_mend(plan: Plan, target: Target, load: Callable[[tuple[str, ...]], Conf
             found = make_plan(load(overrides), there, traces)
         except UserError:  # a batch that cannot be cut so, a mesh that does not divide the model
             continue
-        if found.peak.device <= target.limit:
-            return Mend(overrides, n_devices, found.peak.device)
+        if found.peak.device * more <= target.limit:
+            return Mend(overrides, n_devices, round(found.peak.device * more))
     return None
 
 

@@ -115,24 +115,51 @@ def whole_round(config: Config, parts: Assembly) -> Size:
     return size_of(batch_of(config, parts, *round_shape(config), row_length(config)))
 
 
+@dataclass(frozen=True)
+class SamplerShape:
+    """How large the sampler's arrays are, for the longest prompts."""
+
+    slots: int
+    length: int  # of their cache
+    new: int  # of a slot's completion
+    prompts: int  # that are run at once
+    padded: int  # to this length
+
+
+def sampler_shape(config: Config, parts: Assembly) -> SamplerShape:
+    """As `Sampler` makes them."""
+    rollout, copies = config.rollout, parts.mesh.shape["data"]
+    slots = -(-min(rollout.slots, rollout.prompts * rollout.n) // copies) * copies
+    prompt = row_length(config) - rollout.max_new_tokens
+    length, new = (-(-n // CACHE_STEP) * CACHE_STEP for n in (prompt + rollout.max_new_tokens, rollout.max_new_tokens))
+    padded = bucket(prompt)
+    prompts = max(1, min(rollout.prompts, slots, PREFILL_ROWS, PREFILL_TOKENS // padded))
+    return SamplerShape(slots, length, new, prompts, padded)
+
+
+def score_length(reward: RewardModel, config: Config) -> int:
+    """Of the longest rows that it reads, if its tokens are as many as the policy's."""
+    longest = -(-(row_length(config) + 1) // 64) * 64
+    return next((n for n in row_lengths(reward.model.context, longest) if n >= longest), reward.model.context)
+
+
 def _sample(config: Config, parts: Assembly) -> Iterator[Line]:
-    rollout, mesh, model = config.rollout, parts.mesh, config.model
+    mesh, model = parts.mesh, config.model
     specs, dtype = parts.models["policy"].specs, parts.fixed_dtype
     yield Line("sample", "policy", "weights put together (float32)", size_of(joined(config, parts, "policy")))
     layer = size_of(laid_out(one_layer(specs["layers"]), mesh, dtype, SAMPLER_RULES))
     rest = size_of(laid_out({k: v for k, v in specs.items() if k != "layers"}, mesh, dtype, SAMPLER_RULES))
     yield Line("sample", "policy", f"sampler's weights ({dtype.name})", layer * model.n_layers + rest)
-    slots = -(-min(rollout.slots, rollout.prompts * rollout.n) // mesh.shape["data"]) * mesh.shape["data"]
-    prompt = row_length(config) - rollout.max_new_tokens
-    whole, new = (-(-n // CACHE_STEP) * CACHE_STEP for n in (prompt + rollout.max_new_tokens, rollout.max_new_tokens))
-    yield Line("sample", "policy", f"KV cache of {slots} slots x {whole}", cache_size(parts, slots, whole))
-    padded = bucket(prompt)
-    prompts = max(1, min(rollout.prompts, slots, PREFILL_ROWS, PREFILL_TOKENS // padded))
+    shape = sampler_shape(config, parts)
+    slots, prompts, padded = shape.slots, shape.prompts, shape.padded
+    yield Line(
+        "sample", "policy", f"KV cache of {slots} slots x {shape.length}", cache_size(parts, slots, shape.length)
+    )
     yield Line("sample", "policy", f"KV cache of {prompts} prompts x {padded}", cache_size(parts, prompts, padded))
     vocab, tensor = model.vocab_size, mesh.shape["tensor"] * mesh.shape["fsdp"]
     logits = 4 * (vocab if vocab % tensor else vocab // tensor)
     rows = -(-slots // mesh.shape["data"])
-    state = 4 * logits * rows + 4 * rows * new * 3
+    state = 4 * logits * rows + 4 * rows * shape.new * 3
     yield Line("sample", "policy", "slots: logits, tokens", on_each(state, mesh.size), exact=False)
     at_work = forward_layer(
         model, -(-prompts // mesh.shape["data"]), padded, dtype, tensor, is_fused(config, parts, model)
@@ -167,8 +194,7 @@ def _score(config: Config, parts: Assembly, rewards: list[RewardModel]) -> Itera
     for reward in rewards:
         if parts.offloads:
             yield fetched_line("score", reward.name, weights_of(reward, config, parts), parts.mesh)
-        model, longest = reward.model, -(-(row_length(config) + 1) // 64) * 64
-        length = next((n for n in row_lengths(model.context, longest) if n >= longest), model.context)
+        model, length = reward.model, score_length(reward, config)
         dtype, fused = dtype_of(reward, config), is_fused(config, parts, model)
         found.append((forward_layer(model, rows, length, dtype, tensor, fused), reward.name, "a layer at work"))
     yield from one_at_a_time("score", found, parts.mesh.size)

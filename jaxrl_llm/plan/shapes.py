@@ -107,13 +107,7 @@ def batch_of(config: Config, parts: Assembly, pieces: int, rows: int, length: in
     How many rows preferences fill follows from the data; here each prompt with its answers has a row of its own, which
     is the most they fill unless a prompt with both answers is longer than a row.
     """
-    sharding, noun = parts.batch_sharding, parts.algo.consumes
-
-    def array(shape: tuple[int, ...], dtype: str, by_row: bool = True) -> Any:
-        whole = (pieces, rows, *shape)
-        where = PartitionSpec(*sharding.spec[: len(whole)]) if by_row else PartitionSpec()
-        return jax.ShapeDtypeStruct(whole, dtype, sharding=NamedSharding(sharding.mesh, where))
-
+    noun, array = parts.algo.consumes, _array_of(parts, pieces, rows)
     if noun is Rollouts:
         return _prepared(config, array, length)
     if noun is Tokens:
@@ -130,10 +124,21 @@ def batch_of(config: Config, parts: Assembly, pieces: int, rows: int, length: in
         return Answers(tokens, index, index, index if safe else None, array((slots,), "float32") if ref else None)
 
     if noun is Pairs:
-        index, number = array((), "int32", by_row=False), array((), "float32", by_row=False)
+        index, number = (_array_of(parts, pieces, rows, by_row=False)((), dtype) for dtype in ("int32", "float32"))
         return Pairs(answers(), index, index, number, number, index)
     others = answers(dropout=False) if parts.algo.mismatched else None
     return Labelled(answers(), array((slots,), "int32"), others)
+
+
+def _array_of(parts: Assembly, pieces: int, rows: int, by_row: bool = True) -> Array:
+    sharding = parts.batch_sharding
+
+    def array(shape: tuple[int, ...], dtype: str) -> Any:
+        whole = (pieces, rows, *shape)
+        where = PartitionSpec(*sharding.spec[: len(whole)]) if by_row else PartitionSpec()
+        return jax.ShapeDtypeStruct(whole, dtype, sharding=NamedSharding(sharding.mesh, where))
+
+    return array
 
 
 def micro_batch(batch: Any) -> Any:
@@ -157,14 +162,23 @@ def _tokens(
     )
 
 
-def _prepared(config: Config, array: Array, length: int) -> Rollouts:
-    """What the source of rollouts lays out, then what `prepare` adds."""
+def answers_of_a_round(config: Config, parts: Assembly) -> Rollouts:
+    """[pieces, rows, ...] as the source of rollouts lays them out, before `prepare`."""
+    return _laid_out_answers(_array_of(parts, *round_shape(config)), row_length(config))
+
+
+def _laid_out_answers(array: Array, length: int) -> Rollouts:
     arrays = {
         name: array(x.shape[1:], str(x.dtype))
         for name, x in lay_out([], [], np.zeros(0, np.float32), 1, length).items()
     }
     arrays["kl_coef_B"] = arrays["penalty_coef_B"] = arrays["score_B"]
-    rows = from_arrays(arrays)
+    return from_arrays(arrays)
+
+
+def _prepared(config: Config, array: Array, length: int) -> Rollouts:
+    """What the source of rollouts lays out, then what `prepare` adds."""
+    rows = _laid_out_answers(array, length)
     parts = assemble(on_one_device(config), jax.devices()[:1])  # what is added is the same on any
     assert parts.algo.prepare is not None, "of rollouts there is one"
     bare = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), rows)

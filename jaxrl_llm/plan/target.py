@@ -33,15 +33,16 @@ class Target:
     devices: tuple[Any, ...]  # of jax, or Described
     limit: int | None  # bytes that a program may take of each; None: not known
     name: str
+    chip: Chip | None = None  # what it can do at most, where that is known
 
     @property
-    def is_here(self) -> bool:
-        """Whether something can be compiled for them."""
+    def compiles(self) -> bool:
+        """Whether something can be compiled for them: they are here, or a compiler for them is."""
         return not isinstance(self.devices[0], Described)
 
     def adapt(self, config: Config) -> Config:
         """The config with the dtype that `auto` means there."""
-        if self.is_here or config.compute.dtype != "auto":
+        if self.devices[0].platform == jax.default_backend() or config.compute.dtype != "auto":
             return config
         dtype: Literal["float32", "bfloat16"] = "float32" if self.devices[0].platform == "cpu" else "bfloat16"
         return dataclasses.replace(config, compute=dataclasses.replace(config.compute, dtype=dtype))
@@ -50,7 +51,7 @@ class Target:
         """So many of these devices."""
         first = self.devices[0]
         devices = tuple(Described(i, first.platform, first.device_kind) for i in range(n_devices))
-        return Target(devices, self.limit, f"{n_devices} x {first.device_kind}")
+        return Target(devices, self.limit, f"{n_devices} x {first.device_kind}", self.chip)
 
 
 def make_target(chip: str | None = None, memory: str | None = None, n_devices: int | None = None) -> Target:
@@ -66,8 +67,9 @@ def make_target(chip: str | None = None, memory: str | None = None, n_devices: i
         row = find_chip(chip)
         platform = "tpu" if row.name.startswith("TPU") else "gpu"
         devices = tuple(Described(i, platform, row.name) for i in range(n_devices or 1))
-        return Target(devices, limit or int(USABLE * row.hbm_bytes), f"{len(devices)} x {row.name}")
-    here = Target(tuple(jax.devices()), limit or memory_here(), describe_devices(jax.devices()))
+        return Target(devices, limit or int(USABLE * row.hbm_bytes), f"{len(devices)} x {row.name}", row)
+    chip_here = chip_of(jax.devices()[0])
+    here = Target(tuple(jax.devices()), limit or memory_here(), describe_devices(jax.devices()), chip_here)
     return here if n_devices in (None, len(here.devices)) else here.of(n_devices)
 
 

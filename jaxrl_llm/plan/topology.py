@@ -1,0 +1,80 @@
+"""TPU slices that are not here, with a compiler that is: libtpu compiles for them on any Linux machine."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from jaxrl_llm.errors import UserError
+from jaxrl_llm.plan.target import USABLE, Target, find_chip
+
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # Google Cloud's documentation, "TPU v5e", "TPU v6e"
+SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
+TOPOLOGIES = {
+    "v5e": FLAT,
+    "v6e": FLAT,
+    "v5p": (*SOLID, "16x16x24"),
+}  # of v5p the cubes; others of whole 4x4x4 are legal
+
+# Without these libtpu asks the metadata of a machine that is none of Google's, and lets one process use it at a time.
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def topology_target(text: str) -> Target:
+    """`v5e:16x16`, `v5p:4x4x8`, or several such slices: `2xv5e:16x16`; devices that can be compiled for, not run on.
+
+    Raises:
+        UserError: there is no such topology (with the list), or no libtpu.
+    """
+    match = re.fullmatch(r"(?:(\d+)x)?(v\d\w*):(\d+(?:x\d+)*)", text)
+    known = "\n".join(f"  {name}: {', '.join(shapes)}" for name, shapes in TOPOLOGIES.items())
+    if match is None or not _is_legal(match[2], match[3]) or match[1] == "0":
+        raise UserError(f"--topology {text}: no such slice\n  mend: one of these, or several: 2xv5e:16x16\n{known}")
+    slices, chip = int(match[1] or 1), find_chip(match[2])
+    devices = tuple(_devices(f"{match[2]}:{match[3]}", slices))
+    return Target(devices, int(USABLE * chip.hbm_bytes), f"{text}, {len(devices)} x {chip.name}", chip)
+
+
+def _is_legal(chip: str, shape: str) -> bool:
+    if shape in TOPOLOGIES.get(chip, ()):
+        return True
+    sides = [int(n) for n in shape.split("x")]
+    return chip == "v5p" and len(sides) == 3 and all(n and n % 4 == 0 for n in sides) and sides == sorted(sides)
+
+
+def _devices(name: str, slices: int) -> list[Any]:
+    from jax.experimental import topologies
+
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    try:
+        with quiet():
+            several = {"num_slices": slices} if slices > 1 else {}
+            return list(topologies.get_topology_desc(name, platform="tpu", **several).devices)
+    except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise UserError(
+            f"--topology {name}: {reason}\n"
+            "  mend: pip install 'jax[tpu]', whose libtpu has the compiler (Linux on x86_64); it needs no TPU"
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What libtpu's C++ writes to stderr goes nowhere: it looks for a TPU, and there is none."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
