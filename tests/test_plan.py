@@ -9,7 +9,7 @@ import yaml
 
 from jaxrl_llm.config import Config, load
 from jaxrl_llm.errors import UserError
-from jaxrl_llm.plan import Plan, Target, Traces, compile_step, find_mend, make_plan, make_target
+from jaxrl_llm.plan import Plan, Target, Traces, compile_programs, find_mend, make_plan, make_target
 from jaxrl_llm.plan.kept import Kept
 from jaxrl_llm.plan.mend import candidates
 from jaxrl_llm.plan.target import parse_bytes
@@ -230,7 +230,7 @@ def test_checkpoints_that_are_kept(tmp_path: Path) -> None:
 
 def test_chips_that_are_not_here(tmp_path: Path) -> None:
     target = make_target("h100", None, 16)
-    assert (len(target.devices), target.limit, target.is_here) == (16, int(0.94 * 80 * 2**30), False)
+    assert (len(target.devices), target.limit, target.compiles) == (16, int(0.94 * 80 * 2**30), False)
     plan = make_plan(config(tmp_path, PREFERENCES, "training.batch_size=16", "mesh.data=2"), target, Traces())
     assert dict(plan.parts.mesh.shape) == {"data": 2, "fsdp": 8, "context": 1, "tensor": 1}
     assert bytes_of(plan, "resident", "ref", "weights, fixed (bfloat16)")[0] == 2 * (POLICY - 40) + 4 * 40
@@ -245,7 +245,8 @@ def test_chips_that_are_not_here(tmp_path: Path) -> None:
 def test_the_compiler_agrees(tmp_path: Path) -> None:
     larger = "model={vocab_size: 512, d_model: 64, d_ff: 192, n_layers: 4, n_heads: 4, n_kv_heads: 2, context: 256}"
     plan = planned(tmp_path, TEXT, larger, "data.length=128", "compute.remat=dots")
-    compiled = compile_step(plan)
-    assert compiled is not None
-    assert compiled.planned_arguments == pytest.approx(compiled.arguments, rel=0.01)
-    assert compiled.planned_temporaries == pytest.approx(compiled.temporaries, rel=0.2)
+    (compiled,) = compile_programs(plan)
+    assert (compiled.name, compiled.phase, compiled.beside, compiled.refused) == ("update", "update", 0, None)
+    assert compiled.peak == pytest.approx(plan.phase("update"), rel=0.1)
+    resident = plan.of("resident").device + bytes_of(plan, "update", "batch", "rows")[1]
+    assert compiled.arguments == pytest.approx(resident, rel=0.01)

@@ -152,7 +152,11 @@ def to_json(
         "try": None if mend is None else asdict(mend),
         "checkpoint": plan.checkpoint,
         "checkpoints": plan.n_checkpoints,
-        "compiled": [asdict(each) | {"peak": each.peak, "hidden": hidden_share(each.talk)} for each in compiled],
+        "compiled": [
+            asdict(each)
+            | {"peak": each.peak, "hidden": hidden_share(each.talk), "stacks": len(whole_stacks(plan, each.talk))}
+            for each in compiled
+        ],
         "roofline": None if roofline is None else asdict(roofline) | {"tokens_per_s": roofline.tokens_per_s},
         "notes": list(plan.notes),
     }
