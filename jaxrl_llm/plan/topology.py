@@ -1,6 +1,7 @@
 """TPU slices that are not here, with a compiler that is: libtpu compiles for them on any Linux machine."""
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ TOPOLOGIES = {
     "v6e": FLAT,
     "v5p": (*SOLID, "16x16x24"),
 }  # of v5p the cubes; others of whole 4x4x4 are legal
+
+CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"
 
 # Without these libtpu asks the metadata of a machine that is none of Google's, and lets one process use it at a time.
 ENVIRONMENT = {
@@ -56,7 +59,7 @@ def _devices(name: str, slices: int) -> list[Any]:
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
-        with quiet():
+        with elsewhere():
             several = {"num_slices": slices} if slices > 1 else {}
             return list(topologies.get_topology_desc(name, platform="tpu", **several).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as error:
@@ -68,13 +71,17 @@ def _devices(name: str, slices: int) -> list[Any]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """What libtpu's C++ writes to stderr goes nowhere: it looks for a TPU, and there is none."""
+def elsewhere() -> Iterator[None]:
+    """Compile for devices that are not here: the cache keeps nothing of it, which could not be read back, and what
+    libtpu's C++ writes to stderr while it looks for a TPU goes nowhere."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    seconds = getattr(jax.config, CACHED_FROM)
     os.dup2(nowhere, 2)
+    jax.config.update(CACHED_FROM, math.inf)
     try:
         yield
     finally:
+        jax.config.update(CACHED_FROM, seconds)
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)

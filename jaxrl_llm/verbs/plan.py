@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         topology_target,
     )
     from jaxrl_llm.plan.target import parse_bytes
-    from jaxrl_llm.plan.topology import quiet
+    from jaxrl_llm.plan.topology import elsewhere
     from jaxrl_llm.plan.view import show, to_json
 
     if args.topology and (args.chip or args.devices):
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     plan = make_plan(load(args.config, args.overrides), target, traces)
     compiled = []
     if args.compile or args.topology:
-        with quiet() if args.topology else contextlib.nullcontext():
+        with elsewhere() if args.topology else contextlib.nullcontext():
             compiled = list(compile_programs(plan))
     peak, mend = max((each.peak for each in compiled), default=plan.peak.device), None
     if target.limit is not None and (peak > target.limit or any(each.refused for each in compiled)):
