@@ -30,7 +30,7 @@ def test_it_fits(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in out
     found = json.loads(Path("plan.json").read_text())
     assert (found["fits"], found["limit"], found["parameters"], found["try"]) == (True, 2**30, 2216, None)
-    assert found["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert found["mesh"] == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}
     (weights,) = (line for line in found["lines"] if line["what"].startswith("weights"))
     assert weights["size"] == 4 * 2216
     assert not Path("run").exists()
