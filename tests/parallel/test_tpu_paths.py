@@ -31,10 +31,15 @@ COLLECTIVE = r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|re
 
 
 @pytest.fixture(autouse=True)
-def _default_precision() -> Iterator[None]:
-    """Not the float32 products of the other tests, which kernels for bfloat16 do not know."""
+def _for_tpus() -> Iterator[None]:
+    """Not the float32 products of the other tests, which kernels for bfloat16 do not know.  The cache keeps nothing:
+    what is compiled for devices that are not here cannot be read back."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
     with jax.default_matmul_precision("default"):
         yield
+    jax.config.update(name, before)
 
 
 def compiled_step(config: Any, parts: Assembly) -> Any:
