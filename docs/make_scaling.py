@@ -15,7 +15,7 @@ from typing import Any
 RUNS: tuple[tuple[str, ...], ...] = (  # recipe, slice, overrides
     ("pretrain/llama3.1-8b", "v5p:4x4x8"),
     ("pretrain/llama3.1-8b", "v5e:16x16", "training.micro_batches=2"),
-    ("pretrain/llama2-7b", "v5p:4x4x8"),
+    ("pretrain/llama2-7b", "v5p:4x4x8", "training.micro_batches=4"),
     ("pretrain/llama2-7b", "v5e:16x16", "compute.remat=full", "training.micro_batches=4"),
     ("sft/llama3.1-8b", "v5p:2x2x4"),
     ("sft/llama3.1-8b", "v5e:8x8", "compute.remat=full", "training.micro_batches=1"),

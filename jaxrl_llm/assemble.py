@@ -16,13 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrl_llm.algos import ALGOS
 from jaxrl_llm.config import Config
+from jaxrl_llm.data.config import PromptDataConfig
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models import LlamaConfig, build_model
 from jaxrl_llm.models.compute import compute_dtype
 from jaxrl_llm.models.llama import cast
 from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.models.trainable import PartsConfig, Trainable, build_trainable
-from jaxrl_llm.parallel.mesh import BATCH_AXES, make_mesh
+from jaxrl_llm.parallel.mesh import BATCH_AXES, WEIGHT_AXES, make_mesh, ways
 from jaxrl_llm.parallel.offload import to_host
 from jaxrl_llm.parallel.specs import ParamSpec, count_params, is_spec, map_specs, shardings
 from jaxrl_llm.training.optim import make_optimizer
@@ -154,6 +155,7 @@ def assemble(config: Config, devices: Sequence[jax.Device] | None = None) -> Ass
     heads = {**config.algo.trained, **config.algo.frozen}
     for role in heads:
         check_divides(config.model_of(role), mesh, "critic.model" if role == "value" else "model")
+    check_rows_divide(config, mesh)
     lora = config.trainable if isinstance(config.trainable, LoraConfig) else None
     models = {
         role: build_model(
@@ -287,14 +289,33 @@ def weights_template(specs: Params, mesh: Mesh) -> Params:
 
 def check_divides(model: LlamaConfig, mesh: Mesh, section: str = "model") -> None:
     """A UserError where the mesh would leave the layers whole on every device.  (A vocabulary may stay whole.)"""
-    checks: list[tuple[str, int, str]] = [
-        (f"{section}.d_model", model.d_model, "fsdp"),
-        (f"{section}.n_heads", model.n_heads, "tensor"),
-        (f"{section}.d_ff", model.d_ff, "tensor"),
+    of_weights = tuple(axis for axis in WEIGHT_AXES if mesh.shape[axis] > 1)
+    checks: list[tuple[str, int, tuple[str, ...]]] = [
+        (f"{section}.d_model", model.d_model, of_weights),
+        (f"{section}.n_heads", model.n_heads, ("tensor",)),
+        (f"{section}.d_ff", model.d_ff, ("tensor",)),
     ]
-    for key, size, axis in checks:
-        if size % mesh.shape[axis]:
+    for key, size, axes in checks:
+        if size % ways(mesh, axes):
+            named = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
             raise UserError(
-                f"mesh.{axis}={mesh.shape[axis]} does not divide {key}={size}\n"
-                f"  mend: a mesh.{axis} that does, or mesh.data for the rest of the devices"
+                f"{named} does not divide {key}={size}\n"
+                f"  mend: a mesh.{axes[0]} that does, or mesh.data for the rest of the devices"
+            )
+
+
+def check_rows_divide(config: Config, mesh: Mesh) -> None:
+    """A UserError where rows could not be cut along T: each device would have all of them."""
+    data, context = config.data, mesh.shape["context"]
+    if isinstance(data, PromptDataConfig):  # rows are as long as a multiple that holds them, up to the model's context
+        lengths = {"model.context": config.model.context}
+        lengths |= {"data.pretrain_length": data.pretrain_length} if data.pretrain is not None else {}
+    else:
+        lengths = {"data.length": data.length}
+    for key, length in lengths.items():
+        if length % context:
+            mend = f"{key}={length // context * context}, or " if length > context else ""
+            raise UserError(
+                f"mesh.context={context} does not divide {key}={length}, and rows are cut so\n"
+                f"  mend: {mend}a mesh.context that does"
             )

@@ -1,8 +1,9 @@
 """Shared fixtures: 8 simulated CPU devices, full float32 matmuls, the compilation cache, and the real data."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tests.tiny import Runs
@@ -18,6 +19,7 @@ os.environ["XLA_FLAGS"] = (
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)  # of this process and of those that tests start
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # libtpu, which compiles for TPUs that are not here, asks no cloud about them
 
 import jax
 import pytest
@@ -32,6 +34,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the real data (../shared/data) is not here")
     return path
+
+
+@pytest.fixture(scope="session")
+def tpu() -> Callable[..., list[Any]]:
+    """Devices of a TPU slice that is not here, to compile for: `tpu("v5e:2x4", n_slices=2)`; skips without libtpu."""
+    pytest.importorskip("libtpu", reason="libtpu, the compiler for TPUs, is not installed: pip install 'jax[tpu]'")
+    from jax.experimental.topologies import get_topology_desc
+
+    return lambda name, n_slices=1: get_topology_desc(name, platform="tpu", num_slices=n_slices).devices  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="session")

@@ -142,7 +142,11 @@ def build_model(
         axes = axes if by_row(x_BTD.shape[0], mesh) else ()
         split = tuple(axis for axis in WEIGHT_AXES if axis in axes and config.d_model % ways(mesh, WEIGHT_AXES) == 0)
 
+        copied = tuple(axis for axis in axes if axis not in split)
+
         def scores(x_BTD: Array, unembed_DV: Array, targets_BT: Array, wanted_BT: Array) -> TokenScores:
+            if copied:  # said here, or the gradients of the copies would be added up by chunk
+                unembed_DV = jax.lax.pcast(unembed_DV, copied, to="varying")
             if split:
                 unembed_DV = jax.lax.all_gather(unembed_DV, split, axis=0, tiled=True)
             return score_tokens_chunked(

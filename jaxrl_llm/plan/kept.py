@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jaxrl_llm.assemble import Assembly, assemble
 from jaxrl_llm.config import Config
 from jaxrl_llm.data.config import PromptDataConfig
+from jaxrl_llm.parallel.mesh import WEIGHT_AXES, ways
 from jaxrl_llm.parallel.specs import is_spec
 from jaxrl_llm.plan.shapes import Remat, batch_of, fixed_weights, micro_batch, on_one_device
 from jaxrl_llm.types import Params, Rollouts
@@ -42,7 +43,7 @@ class Traces:
 
     def __call__(self, config: Config, mesh: Mesh, role: str, remat: Remat) -> Kept:
         """What the gradient of one role's weights keeps on one device of the mesh."""
-        tensor, gathered = mesh.shape["tensor"], mesh.shape["fsdp"] > 1 and remat == "none"
+        tensor, gathered = mesh.shape["tensor"], ways(mesh, WEIGHT_AXES) > 1 and remat == "none"
         local = on_one_device(config, tensor, remat)
         sections = (local.model, local.critic.model, local.compute, local.algo, local.trainable, local.data)
         key = repr((role, gathered, sections))

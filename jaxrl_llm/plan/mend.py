@@ -74,14 +74,19 @@ def candidates(plan: Plan, n_devices: int) -> Iterator[tuple[tuple[str, ...], in
     if config.compute.offload == "none":
         yield ("compute.offload=frozen",), n_devices
     least = (*slots, *(("compute.remat=full",) if remats else ()))
+    data, context = mesh.shape["data"], mesh.shape["context"]
     for n in powers(2 * n_devices, MOST_DEVICES):
         for tensor in powers(mesh.shape["tensor"], min(n, MOST_TENSOR)):
-            fsdp = n // (mesh.shape["data"] * tensor)
+            fsdp = n // (data * context * tensor)
             split = (f"mesh.fsdp={fsdp}", *((f"mesh.tensor={tensor}",) if tensor > mesh.shape["tensor"] else ()))
-            rows = config.training.batch_size // max(mesh.shape["data"] * fsdp, 1)
+            rows = config.training.batch_size // max(data * fsdp, 1)
             fine = (f"training.micro_batches={rows}",) if rows > config.training.micro_batches else ()
             yield split, n
             yield (*split, *least, *fine), n
+        fsdp = max(config.training.batch_size // data, 1)  # a row for each device, and what is left cuts rows
+        parts = n // (data * fsdp * mesh.shape["tensor"])
+        if parts > context:
+            yield (f"mesh.fsdp={fsdp}", f"mesh.context={parts}", "training.micro_batches=1", *least), n
 
 
 def powers(first: int, last: int) -> list[int]:

@@ -12,15 +12,17 @@ from jaxrl_llm.assemble import Assembly, check_divides, weights_template
 from jaxrl_llm.config import Config, Planned, load, planned_at
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.evals.score import row_lengths
+from jaxrl_llm.models.attention import QUERY_BLOCK
 from jaxrl_llm.models.compute import ComputeConfig, compute_dtype
 from jaxrl_llm.models.decoder import cache_sharding
 from jaxrl_llm.models.hf import base_model, describe, is_adapter, is_huggingface
 from jaxrl_llm.models.llama import LlamaConfig, llama_specs
 from jaxrl_llm.models.lora import LoraConfig
+from jaxrl_llm.parallel.mesh import WEIGHT_AXES, ways
 from jaxrl_llm.parallel.specs import SAMPLER_RULES
 from jaxrl_llm.plan.shapes import batch_of, laid_out, one_layer, round_shape, row_length
 from jaxrl_llm.plan.sizes import RESIDENT, Line, Size, on_each, one_at_a_time, size_of
-from jaxrl_llm.plan.update import is_fused, logits_of_a_piece, rows_of
+from jaxrl_llm.plan.update import is_fused, logits_of_a_piece, places_of, rows_of
 from jaxrl_llm.plan.weights import fetched_line, fetched_lines
 from jaxrl_llm.rollout.config import ModelRewardConfig
 from jaxrl_llm.rollout.sampler import CACHE_STEP, PREFILL_ROWS, PREFILL_TOKENS, bucket
@@ -156,7 +158,7 @@ def _sample(config: Config, parts: Assembly) -> Iterator[Line]:
         "sample", "policy", f"KV cache of {slots} slots x {shape.length}", cache_size(parts, slots, shape.length)
     )
     yield Line("sample", "policy", f"KV cache of {prompts} prompts x {padded}", cache_size(parts, prompts, padded))
-    vocab, tensor = model.vocab_size, mesh.shape["tensor"] * mesh.shape["fsdp"]
+    vocab, tensor = model.vocab_size, ways(mesh, (*WEIGHT_AXES, "tensor"))
     logits = 4 * (vocab if vocab % tensor else vocab // tensor)
     rows = -(-slots // mesh.shape["data"])
     state = 4 * logits * rows + 4 * rows * shape.new * 3
@@ -196,28 +198,39 @@ def _score(config: Config, parts: Assembly, rewards: list[RewardModel]) -> Itera
             yield fetched_line("score", reward.name, weights_of(reward, config, parts), parts.mesh)
         model, length = reward.model, score_length(reward, config)
         dtype, fused = dtype_of(reward, config), is_fused(config, parts, model)
-        found.append((forward_layer(model, rows, length, dtype, tensor, fused), reward.name, "a layer at work"))
+        layer = forward_layer(model, rows, length, dtype, tensor, fused, parts.mesh.shape["context"])
+        found.append((layer, reward.name, "a layer at work"))
     yield from one_at_a_time("score", found, parts.mesh.size)
 
 
 def _prepare(config: Config, parts: Assembly) -> Iterator[Line]:
-    rows, length, tensor = rows_of(config, parts), row_length(config), parts.mesh.shape["tensor"]
+    rows, length = rows_of(config, parts), row_length(config)
+    tensor, context = parts.mesh.shape["tensor"], parts.mesh.shape["context"]
     yield from fetched_lines("prepare", parts)
     heads, found = {**parts.algo.trained, **parts.algo.frozen}, []
     for role in parts.models:
         model = config.model_of(role)
-        layer = forward_layer(model, rows, length, parts.fixed_dtype, tensor, is_fused(config, parts, model))
+        fused = is_fused(config, parts, model)
+        layer = forward_layer(model, rows, length, parts.fixed_dtype, tensor, fused, context)
         found.append((layer, role, "a layer at work"))
         if heads[role] == "lm":
-            logits = logits_of_a_piece(config, parts, rows, length)
+            logits = logits_of_a_piece(config, parts, rows, places_of(length, parts))
             found.append((logits, role, "logits of a piece (float32)"))
     yield from one_at_a_time("prepare", found, parts.mesh.size)
 
 
-def forward_layer(model: LlamaConfig, rows: int, length: int, dtype: jnp.dtype, tensor: int, fused: bool) -> float:
-    """Bytes of one layer's arrays on one device without a gradient: the residual stream, q, k, v, the MLP, scores."""
+def forward_layer(
+    model: LlamaConfig, rows: int, length: int, dtype: jnp.dtype, tensor: int, fused: bool, context: int = 1
+) -> float:
+    """Bytes of one layer's arrays on one device without a gradient: the residual stream, q, k, v, the MLP, scores.
+
+    Of rows that are split along T it has its places, keys and values of all, and scores of a block of queries.
+    """
+    context = context if length % context == 0 else 1
+    places, queries = length // context, length if context == 1 else min(QUERY_BLOCK, length // context)
     width, heads = model.channels * (2 * model.n_heads + 2 * model.n_kv_heads), model.n_heads / tensor
     stream = model.d_model * (3 * dtype.itemsize + 4)
     inner = (width + 3 * model.d_ff) * dtype.itemsize / tensor
-    scores = 0 if fused else heads * length * (4 + dtype.itemsize)
-    return rows * length * (stream + inner + scores)
+    whole = 2 * (length - places) * model.n_kv_heads * model.channels * dtype.itemsize / tensor
+    scores = 0 if fused else heads * queries * length * (4 + dtype.itemsize)
+    return rows * (places * (stream + inner) + whole + scores)

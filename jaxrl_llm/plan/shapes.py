@@ -18,8 +18,8 @@ from jaxrl_llm.models.llama import LlamaConfig, cast
 from jaxrl_llm.models.lora import LoraConfig
 from jaxrl_llm.parallel.mesh import MeshConfig
 from jaxrl_llm.parallel.specs import RULES, ParamSpec, Rules, map_specs, partition_spec
+from jaxrl_llm.rollout import source
 from jaxrl_llm.rollout.rows import from_arrays, lay_out
-from jaxrl_llm.rollout.source import ALIGNED
 from jaxrl_llm.types import Answers, Labelled, Pairs, Params, Rollouts, Tokens
 
 Remat = Literal["none", "dots", "full"]
@@ -91,7 +91,7 @@ def row_length(config: Config) -> int:
     """T of a batch: of rollouts as their source rounds it, for the longest prompt that it may have."""
     if not isinstance(config.data, PromptDataConfig):
         return config.length
-    return min(-(-config.length // ALIGNED) * ALIGNED, config.model.context)
+    return source.row_length(config.length, config.model.context, max(config.mesh.context, 1))
 
 
 def round_shape(config: Config) -> tuple[int, int]:

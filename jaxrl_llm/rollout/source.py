@@ -7,6 +7,7 @@ with the same bits.
 
 import dataclasses
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +30,13 @@ from jaxrl_llm.rollout.steering import Steering
 from jaxrl_llm.types import Json, Params, Rollouts, Tokens, TrainState
 
 ALIGNED = 8  # rows are a multiple of this long, where the context is: attention kernels want it
+
+
+def row_length(tokens: int, context: int, parts: int = 1) -> int:
+    """T of rows that hold so many tokens, and can be cut into `parts` along T; no longer than the model's context."""
+    step = math.lcm(ALIGNED, parts)
+    return min(-(-tokens // step) * step, context)
+
 
 # sampler(weights, ids of prompts, n=, max_new_tokens=, seed=, room=) -> n completions of each prompt, and Stats
 Sample = Callable[..., tuple[list[list[Completion]], Any]]
@@ -98,7 +106,8 @@ class RolloutSource:
         assert scorers.keys() == {name for name, part in config.rewards.parts.items() if part.kind != "length"}
         longest_kept = config.max_prompt_tokens or max(len(prompt.ids) for prompt in self.prompts)
         # T of every round, so that one compilation serves all of them.
-        self.length = min(-(-(min(longest_kept, longest) + config.max_new_tokens) // ALIGNED) * ALIGNED, context)
+        tokens = min(longest_kept, longest) + config.max_new_tokens
+        self.length = row_length(tokens, context, sharding.mesh.shape["context"])
         self.tokens_per_step = batch_size * self.length
         self.updates_per_round = config.epochs * self._mini_batches
         self._fingerprint = _fingerprint(self.prompts, config, order, seed, batch_size, micro_batches, self.length)

@@ -27,7 +27,7 @@ from jaxrl_llm.algos.sft import SftConfig
 from jaxrl_llm.algos.simpo import SimpoConfig
 from jaxrl_llm.assemble import make_prepare, state_template
 from jaxrl_llm.models import ComputeConfig, LlamaConfig, build_model
-from jaxrl_llm.parallel.mesh import BATCH_AXES, MeshConfig, make_mesh
+from jaxrl_llm.parallel.mesh import AXES, BATCH_AXES, MeshConfig, make_mesh
 from jaxrl_llm.parallel.runtime import in_turn
 from jaxrl_llm.parallel.specs import map_specs, shardings
 from jaxrl_llm.rollout.rows import from_arrays, lay_out
@@ -311,15 +311,14 @@ def test_the_step_takes_rollouts_as_the_earlier_policy_left_them(name: str, refe
         assert 0 < metrics["clip_fraction"] < 1
 
 
-# One of each kind of batch and head; of the others fsdp=8 is compared below, by the size of the gradient.
-MESHES = [(name, (2, 2, 2)) for name in ("pretrain", "reward", "dpo", "kto", "ppo")]
-MESHES += [("pretrain", shape) for shape in ((8, 1, 1), (1, 8, 1), (1, 2, 4))]
+# One of each kind of batch and head; of the others fsdp x context is compared below, by the size of the gradient.
+MESHES = [(name, (1, 2, 2, 2)) for name in ("pretrain", "reward", "dpo", "kto", "ppo")]
+MESHES += [("pretrain", shape) for shape in ((8, 1, 1, 1), (2, 2, 2, 1), (1, 1, 2, 4))]
 
 
 @pytest.mark.parametrize(("name", "shape"), MESHES, indirect=["name"], ids=str)
-def test_a_mesh_equals_one_device(name: str, reference: tuple[dict, Any], shape: tuple[int, int, int]) -> None:
-    data, fsdp, tensor = shape
-    mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, tensor=tensor))
+def test_a_mesh_equals_one_device(name: str, reference: tuple[dict, Any], shape: tuple[int, int, int, int]) -> None:
+    mesh = make_mesh(MeshConfig(**dict(zip(AXES, shape, strict=True))))
     metrics, grads = loss_and_grads(build(name, mesh))
     np.testing.assert_allclose(metrics["loss"], reference[0]["loss"], rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), grads, reference[1])
@@ -333,18 +332,19 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(
-    ("name", "optimizer", "layers"),
-    [(name, "adamw", "scan") for name in CASES] + [("pretrain", "adamw", "unroll"), ("pretrain", "muon", "scan")],
+    ("name", "optimizer", "layers", "context"),
+    [(name, "adamw", "scan", 2) for name in CASES]
+    + [("pretrain", "adamw", "unroll", 1), ("pretrain", "muon", "scan", 1)],
     indirect=["name"],
 )
 def test_fsdp_splits_memory_and_gathers_no_stack(
-    name: str, reference: tuple[dict, Any], optimizer: str, layers: Any
+    name: str, reference: tuple[dict, Any], optimizer: str, layers: Any, context: int
 ) -> None:
-    """On fsdp=8 a device holds an eighth of weights and optimizer, and no collective makes a whole stack of layers.
+    """A device holds an eighth of weights and optimizer, and no collective makes a whole stack of layers.
 
     One compilation serves every step, and the first is that of one device.
     """
-    mesh = make_mesh(MeshConfig(fsdp=8))
+    mesh = make_mesh(MeshConfig(fsdp=8 // context, context=context))
     built = build(name, mesh, OPTIMIZERS[optimizer], ComputeConfig(loss_chunks=2, layers=layers))
     step, state = built.step, built.state()
     batch = built.batch(state, 3, 1)

@@ -12,6 +12,7 @@ import pytest
 from jaxrl_llm.algos import ALGOS
 from jaxrl_llm.assemble import Assembly, assemble
 from jaxrl_llm.config import Config, load
+from jaxrl_llm.parallel.mesh import AXES
 from jaxrl_llm.parallel.specs import SAMPLER_RULES
 from jaxrl_llm.plan.rollouts import cache_size, reward_lines, reward_models
 from jaxrl_llm.plan.shapes import laid_out, one_layer, row_length
@@ -34,15 +35,20 @@ VARIANTS = {
     "70b": ("ppo/llama2-70b",),
     "70b sft": ("sft/llama3.1-8b", "model.preset=llama2-70b"),
 }
-MESHES = {"fsdp 8": (1, 8, 1), "fsdp 4, tensor 2": (1, 4, 2), "data 2, fsdp 2, tensor 2": (2, 2, 2)}
+MESHES = {
+    "fsdp 8": (1, 8, 1, 1),
+    "fsdp 4, tensor 2": (1, 4, 1, 2),
+    "data 2, fsdp 2, tensor 2": (2, 2, 1, 2),
+    "fsdp 2, context 2, tensor 2": (1, 2, 2, 2),
+}
 
 
 @pytest.mark.parametrize("shape", MESHES.values(), ids=[*MESHES])
 @pytest.mark.parametrize("what", [*RECIPE_OF, *VARIANTS])
-def test_a_device_holds_its_share(what: str, shape: tuple[int, int, int]) -> None:
+def test_a_device_holds_its_share(what: str, shape: tuple[int, int, int, int]) -> None:
     """At most 1.1 times as much as if a copy of everything were cut in equal parts."""
     name, *more = (RECIPE_OF | VARIANTS)[what]
-    mesh = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    mesh = dict(zip(AXES, shape, strict=True))
     here = [f"mesh.{axis}={size}" for axis, size in mesh.items()]
     config = load(name, ["init_from=null", "compute.dtype=bfloat16", *more, *here])
     parts = assemble(config, [Described(i, "tpu", "TPU v5p") for i in range(8)])

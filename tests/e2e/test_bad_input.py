@@ -12,6 +12,10 @@ from jaxrl_llm.saved import Card
 from tests.launcher import write_config
 
 Train = Callable[..., str]
+PPO = [
+    *("algo.kind=ppo", "data={kind: prompts, task: {kind: arithmetic}}", "rollout.rewards.parts.grade.kind=task"),
+    *("rollout.prompts=4", "rollout.n=2", "rollout.max_new_tokens=16"),
+]
 
 
 @pytest.fixture
@@ -94,7 +98,28 @@ def test_meshes_that_divide_neither_devices_nor_batch_nor_model(refused: Train) 
     assert "does not match the 8 cpu device(s)" in refused("mesh.data=3", "mesh.fsdp=1")
     assert "training.batch_size=12" in refused("training.batch_size=12")
     assert "mesh.tensor=8 does not divide model.n_heads=4" in refused("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=8")
+    wide = refused("mesh.data=1", "mesh.fsdp=2", "mesh.context=4", "model.d_model=60", "model.head_dim=16")
+    assert "mesh.fsdp=2 x mesh.context=4 does not divide model.d_model=60\n  mend: a mesh.fsdp that does" in wide
     assert "eval.batch_size=3" in refused("eval.batch_size=3")
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides"),
+    [
+        ("data.length=62", ["data.length=62"]),
+        ("data.length=62", ["algo.kind=sft", "data={kind: chat, path: x, length: 62}"]),
+        ("data.length=62", ["algo.kind=dpo", "data={kind: preferences, path: x, length: 62}"]),
+        ("model.context=254", [*PPO, "model.context=254"]),
+        ("data.pretrain_length=62", [*PPO, "algo.ptx_weight=1.0", "data.pretrain.path=x", "data.pretrain_length=62"]),
+    ],
+    ids=["text", "chat", "preferences", "rollouts", "ptx"],
+)
+def test_rows_that_cannot_be_cut_along_t(refused: Train, key: str, overrides: list[str]) -> None:
+    """Said before data are opened; a lesser length is proposed."""
+    message = refused("mesh.data=-1", "mesh.fsdp=1", "mesh.context=4", *overrides)
+    name, length = key.split("=")
+    assert f"mesh.context=4 does not divide {key}" in message
+    assert f"mend: {name}={int(length) // 4 * 4}, or a mesh.context that does" in message
 
 
 def test_a_tokenizer_larger_than_the_model(refused: Train) -> None:

@@ -19,7 +19,7 @@ from jaxrl_llm.data.tokenizers import tokenizer_from_json
 from jaxrl_llm.training.checkpoint import Checkpoints
 from tests.launcher import rows, write_config
 
-MESH = ["mesh.data=2", "mesh.fsdp=4"]
+MESH = ["mesh.data=2", "mesh.fsdp=2", "mesh.context=2"]
 
 
 @pytest.fixture(scope="module")

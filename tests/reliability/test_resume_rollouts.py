@@ -70,7 +70,7 @@ def test_stopped_at_every_place_of_a_round_it_goes_on_to_the_bit(runs: Runs, und
 def test_a_mesh_of_eight_has_the_losses_of_one_device(runs: Runs, tmp_path: Path, name: str) -> None:
     overrides = ["rollout.slots=8", "training.batch_size=8", "training.steps=3"]
     found = {}
-    for devices, mesh in ((1, []), (8, ["mesh.fsdp=4", "mesh.tensor=2"])):
+    for devices, mesh in ((1, []), (8, ["mesh.fsdp=2", "mesh.context=2", "mesh.tensor=2"])):
         config = runs.config(name, tmp_path / f"{name}{devices}.yaml")
         found[devices] = train(config, *overrides, *mesh, devices=devices)
     for key in ("loss", "score", "kl", "length", "policy_loss", "entropy"):

@@ -21,7 +21,7 @@ from jaxrl_llm.rollout.config import KlConfig, ModelRewardConfig, RewardsConfig,
 from jaxrl_llm.rollout.prompts import Prompt, drawn
 from jaxrl_llm.rollout.sampler import Sampler
 from jaxrl_llm.rollout.sampling import SamplingConfig
-from jaxrl_llm.rollout.source import RolloutSource
+from jaxrl_llm.rollout.source import RolloutSource, row_length
 from jaxrl_llm.training.checkpoint import Checkpoints
 from jaxrl_llm.training.config import CheckpointConfig
 from jaxrl_llm.types import Tokens, TrainState
@@ -351,3 +351,10 @@ def test_wrong_rewards_name_the_prompt() -> None:
 
     with pytest.raises(UserError, match=r"part grade gave nan for row 2 of 8 \(f:\d\)"):
         new(third_is_nan).next(state_of(0))
+
+
+def test_rows_can_be_cut_along_t() -> None:
+    """Into as many parts as `mesh.context`; the model's own context is the most, and is checked before."""
+    assert [row_length(90, 512, parts) for parts in (1, 4, 3, 16)] == [96, 96, 96, 96]
+    assert [row_length(97, 512, parts) for parts in (1, 4, 3, 16)] == [104, 104, 120, 112]
+    assert row_length(510, 512, 3) == 512
