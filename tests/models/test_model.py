@@ -11,7 +11,7 @@ import pytest
 
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.models import PRESETS, ComputeConfig, LlamaConfig, build_model
-from jaxrl_llm.models.attention import ATTENTION, choose_attention, splash
+from jaxrl_llm.models.attention import ATTENTION, choose_attention, splash, splash_blocks
 from jaxrl_llm.models.heads import score_tokens, score_tokens_chunked
 from jaxrl_llm.models.llama import flops_per_token, llama_specs
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
@@ -294,3 +294,10 @@ def test_masks_of_odd_length_go_around_cudnn(length: int, kernel: str, monkeypat
     ATTENTION["cudnn"](row, row, row, jnp.ones((1, length), jnp.int32), None, None, MESH)
     ATTENTION["cudnn"](row, row, row, None, None, None, MESH)  # no mask: cuDNN's own causal one
     assert asked == [kernel, "cudnn"]
+
+
+def test_splash_blocks_are_as_large_as_divide_the_rows() -> None:
+    blocks = splash_blocks(256, 1024)
+    assert {blocks[name] for name in ("block_q", "block_q_dkv", "block_q_dq")} == {256}
+    assert {size for name, size in blocks.items() if "kv" in name and "_q_" not in name} == {512}
+    assert splash_blocks(128, 384)["block_kv"] == 128
