@@ -79,7 +79,7 @@ def gathered(
     """
     k_BTKC, v_BTKC = (divisible_heads(x, q_BTHC.shape[2], mesh) for x in (k_BTKC, v_BTKC))
     n_queries = q_BTHC.shape[1] // mesh.shape["context"]
-    size = next(n for n in range(min(QUERY_BLOCK, n_queries), 0, -1) if n_queries % n == 0)
+    size = query_block(n_queries)
     places_T = jnp.arange(q_BTHC.shape[1])
 
     def local(
@@ -111,6 +111,12 @@ def gathered(
     return jax.shard_map(local, mesh=mesh, in_specs=(split, split, split, ids, ids), out_specs=split, check_vma=False)(
         q_BTHC, k_BTKC, v_BTKC, segments_BT, parents_BT
     )
+
+
+def query_block(n_queries: int) -> int:
+    """Queries at once: as many as divide them, up to QUERY_BLOCK; all, where that were few (a prime number has 1)."""
+    size = next(n for n in range(min(QUERY_BLOCK, n_queries), 0, -1) if n_queries % n == 0)
+    return size if 8 * size >= min(QUERY_BLOCK, n_queries) else n_queries
 
 
 def divisible_heads(x_BTKC: Array, n_heads: int, mesh: Mesh) -> Array:
@@ -146,7 +152,8 @@ def splash(
     n_batch, length, n_heads, channels = q_BTHC.shape
     # A short prompt, say, is too small for the kernel's tiles, and cheap; of parents the kernel knows nothing.
     if length % (SPLASH_TILE * mesh.shape["context"]) or parents_BT is not None:
-        plain = gathered if splits(length, mesh) else partial(_dot_product, kernel="xla")
+        in_blocks = splits(length, mesh) or (mesh.shape["context"] == 1 and length > QUERY_BLOCK)
+        plain = gathered if in_blocks else partial(_dot_product, kernel="xla")
         return plain(q_BTHC, k_BTKC, v_BTKC, segments_BT, parents_BT, window, mesh)
     k_BTKC, v_BTKC = (divisible_heads(x, n_heads, mesh) for x in (k_BTKC, v_BTKC))
     if segments_BT is None:

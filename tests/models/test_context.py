@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jaxrl_llm.models import ComputeConfig, LlamaConfig, attention, build_model
-from jaxrl_llm.models.attention import ATTENTION, gathered, splash
+from jaxrl_llm.models.attention import ATTENTION, gathered, query_block, splash
 from jaxrl_llm.models.lora import LoraConfig, adapter_specs
 from jaxrl_llm.parallel.mesh import MeshConfig, make_mesh
 from jaxrl_llm.parallel.specs import map_specs, shardings
@@ -202,3 +202,17 @@ def test_the_heads_gradient_is_added_up_once(tied: bool) -> None:
     assert {kind for kind, _, _ in heads} >= {"all-gather", "reduce-scatter"}
     for kind, shape, name in heads:
         assert "while" not in name.split("shard_map")[-1], (kind, shape, name)
+
+
+def test_queries_come_in_blocks_unless_these_were_tiny() -> None:
+    assert [query_block(n) for n in (4096, 1000, 384, 16, 1021, 2 * 1021)] == [512, 500, 384, 16, 1021, 2 * 1021]
+
+
+def test_long_rows_with_parents_never_have_all_scores_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What splash does not know goes in blocks of queries on one device too."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 8)
+    args = attention_rows(24, 8)
+    scores = str(jax.make_jaxpr(lambda *args: splash(*args, None, ONE))(*args)).replace(" ", "")
+    assert "8,24]" in scores
+    assert "24,24]" not in scores
+    assert jnp.abs(splash(*args, None, ONE) - ATTENTION["xla"](*args, None, ONE)).max() < 1e-5
