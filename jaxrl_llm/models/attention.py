@@ -71,7 +71,7 @@ def gathered(
     window: int | None,
     mesh: Mesh,
 ) -> Array:
-    """For rows split along T: a device's queries stay, the keys and values of the whole row come to them.
+    """For rows split along T, and masks that no kernel knows: queries stay, the whole row's keys and values come.
 
     So does Llama 3 (arXiv 2407.21783, 3.3.2): with grouped queries keys and values are a fraction of the activations,
     and any mask is as easy as on one device.  Queries come in blocks, each computed again in the backward pass, so that
