@@ -121,17 +121,19 @@ def _times(entry: str, computations: dict[str, list[_Instruction]]) -> Counter[s
 
 
 def _turns(rest: str, computations: dict[str, list[_Instruction]]) -> int:
-    """Of a `while` that counts to a constant; 1 where the program does not say."""
+    """Of a `while` that counts to a constant; 1 where the program does not say, as of tokens that are written."""
     known = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
     if known:
         return int(known[1])
     condition = re.search(r"condition=%?([\w.\-]+)", rest)
-    constants = [
-        int(match[1])
-        for each in computations.get(condition[1] if condition else "", ())
-        if each.op == "constant" and (match := re.match(r"(\d+)\)", each.rest)) and each.shape.startswith("s32[]")
-    ]
-    return max(constants, default=1)
+    body = computations.get(condition[1] if condition else "", [])
+    if not body or body[-1].op != "compare" or "direction=LT" not in body[-1].rest:
+        return 1
+    for each in body:
+        number = re.match(r"(\d+)\)", each.rest)
+        if each.op == "constant" and number and re.search(rf"%{re.escape(each.name)}\b", body[-1].rest):
+            return int(number[1])
+    return 1
 
 
 def _busy_until_done(body: list[_Instruction], at: int) -> bool:

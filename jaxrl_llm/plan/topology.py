@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from jaxrl_llm.errors import UserError
+from jaxrl_llm.parallel import xla_flags
 from jaxrl_llm.plan.target import USABLE, Target, find_chip
 
 FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # Google Cloud's documentation, "TPU v5e", "TPU v6e"
@@ -33,6 +34,8 @@ ENVIRONMENT = {
 
 def topology_target(text: str) -> Target:
     """`v5e:16x16`, `v5p:4x4x8`, or several such slices: `2xv5e:16x16`; devices that can be compiled for, not run on.
+
+    The compiler has the flags that a run on a TPU has (the preset `tpu` of `xla_flags`, unless JAXRL_XLA says otherwise).
 
     Raises:
         UserError: there is no such topology (with the list), or no libtpu.
@@ -58,6 +61,8 @@ def _devices(name: str, slices: int) -> list[Any]:
 
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
+    if not os.environ.get(xla_flags.CHOICE):  # else runtime.start has set them
+        xla_flags.merge(("tpu",))
     try:
         with elsewhere():
             several = {"num_slices": slices} if slices > 1 else {}
