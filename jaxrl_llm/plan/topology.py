@@ -35,7 +35,7 @@ ENVIRONMENT = {
 def topology_target(text: str) -> Target:
     """`v5e:16x16`, `v5p:4x4x8`, or several such slices: `2xv5e:16x16`; devices that can be compiled for, not run on.
 
-    The compiler has the flags that a run on a TPU has (the preset `tpu` of `xla_flags`, unless JAXRL_XLA says otherwise).
+    The compiler has the flags of a run on a TPU: the preset `tpu` of `xla_flags`, unless JAXRL_XLA says otherwise.
 
     Raises:
         UserError: there is no such topology (with the list), or no libtpu.
