@@ -125,7 +125,7 @@ attempt() {
   [[ -z $stopping ]] || signal_all "$stopping"
   alive=("${pids[@]}")
   while ((${#alive[@]})); do
-    sleep 0.1
+    sleep 0.1 || true # a signal to the group, as of a Ctrl-C, ends it too
     left=()
     for number in "${alive[@]}"; do
       if kill -0 "$number" 2>/dev/null; then

@@ -40,9 +40,9 @@ def shared_data() -> Path:
 def tpu() -> Callable[..., list[Any]]:
     """Devices of a TPU slice that is not here, to compile for: `tpu("v5e:2x4", n_slices=2)`; skips without libtpu."""
     pytest.importorskip("libtpu", reason="libtpu, the compiler for TPUs, is not installed: pip install 'jax[tpu]'")
-    from jax.experimental.topologies import get_topology_desc
+    from jaxrl_llm.plan import topology_target
 
-    return lambda name, n_slices=1: get_topology_desc(name, platform="tpu", num_slices=n_slices).devices  # type: ignore[no-any-return]
+    return lambda name, n_slices=1: list(topology_target(f"{n_slices}x{name}").devices)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -25,9 +28,10 @@ from jaxrl_llm.plan import (
     topology_target,
     whole_stacks,
 )
-from jaxrl_llm.plan.compiled import refused
+from jaxrl_llm.plan.compiled import Compiled, refused
 from jaxrl_llm.plan.hlo import Collective, collectives, elements
 from jaxrl_llm.plan.programs import Program
+from jaxrl_llm.plan.view import fits
 
 NEEDS_LIBTPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 BASE = """
@@ -135,6 +139,28 @@ def test_what_the_compiler_could_not_fit_is_named() -> None:
     assert found.refused.startswith("Ran out of memory on HBM")
 
 
+def test_what_is_compiled_decides_whether_it_fits(tmp_path: Path) -> None:
+    plan = planned(tmp_path, TEXT, devices=1)
+    large = Compiled("update", "update", 1.0, 2**30, 2**30, 2**30, ())
+    assert fits(plan, 2**30, [])
+    assert not fits(plan, 2**30, [large])
+    assert fits(plan, 3 * 2**30, [large])
+    assert not fits(plan, 3 * 2**30, [replace(large, refused="Ran out of memory")])
+
+
+def test_a_compiler_of_another_release_is_named() -> None:
+    def failing() -> None:
+        raise jax.errors.JaxRuntimeError("INTERNAL: no such field")
+
+    program = Program("update", "update", failing, beside=0)  # type: ignore[arg-type]
+    for platform, error in (("tpu", UserError), ("cpu", jax.errors.JaxRuntimeError)):
+        devices = np.asarray([SimpleNamespace(platform=platform)])
+        plan = SimpleNamespace(parts=SimpleNamespace(mesh=SimpleNamespace(devices=devices)))
+        with patch("jaxrl_llm.plan.compiled.programs", return_value=[program]), pytest.raises(error) as raised:
+            list(compile_programs(plan))  # type: ignore[arg-type]
+        assert ("pip install" in str(raised.value)) == (platform == "tpu")
+
+
 def test_the_roofline_by_hand(tmp_path: Path) -> None:
     chip = Chip("toy", bf16_flops=1e6, hbm_bytes=2**30, hbm_bandwidth=1e6, link_bandwidth=1e3)
     plan = planned(tmp_path, TEXT, "compute.dtype=bfloat16", "training.micro_batches=2", devices=1)
@@ -172,7 +198,9 @@ def test_sampling_is_bound_by_weights_and_cache(tmp_path: Path) -> None:
     assert found.limit("sample") == "memory"
 
 
-@pytest.mark.parametrize("text", ["v5e:3x3", "v9:2x2", "v5e", "2xv5p:2x2", "0xv5e:4x4", "v5p:4x4x6", ""])
+@pytest.mark.parametrize(
+    "text", ["v5e:3x3", "v9:2x2", "v5e", "2xv5p:2x2", "0xv5e:4x4", "v5p:4x4x6", "v5p:4x4x40000", ""]
+)
 def test_an_unknown_topology_is_refused_with_the_list(text: str) -> None:
     with pytest.raises(UserError, match=r"no such slice(.|\n)*v5e: 1x1, 2x2(.|\n)*v5p: 2x2x1"):
         topology_target(text)
@@ -201,7 +229,14 @@ def test_a_slice_that_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[
     words = ["plan", str(tmp_path / "c.yaml"), "--topology", "v5e:2x4", "--json", str(tmp_path / "plan.json")]
     assert main(words) == 0
     out = " ".join(capsys.readouterr().out.split())
-    for text in ("v5e:2x4, 8 x TPU v5e (fsdp 8)", "compiled, not run", "all-gather", "fits: peak", "by the roofline"):
+    for text in (
+        "compiling `update`",
+        "v5e:2x4, 8 x TPU v5e (fsdp 8)",
+        "compiled, not run",
+        "all-gather",
+        "fits: peak",
+        "by the roofline",
+    ):
         assert text in out
     found = json.loads((tmp_path / "plan.json").read_text())
     (update,) = found["compiled"]

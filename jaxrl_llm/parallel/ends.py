@@ -15,8 +15,11 @@ import time
 import jax
 from jax._src import distributed  # the store has no public name
 
+from jaxrl_llm.errors import Preempted
+
 FAILED = "jaxrl_llm/failed/"  # + number of the process -> its exit code
 LOOK, GRACE, MEET = 1.0, 5.0, 15  # seconds between two looks; to fail by oneself; to wait for the others at the end
+CLOSE = 60  # the last two where all were told to stop: each has saved and ends by itself, some with more files to close
 
 _over = threading.Event()  # nobody has to look any more
 _leaving = threading.Lock()  # held by who ends this process
@@ -46,11 +49,11 @@ def leave(code: int) -> None:
     if client is None:
         return
     if not _leaving.acquire(blocking=False):
-        time.sleep(2 * MEET)  # the other thread ends us before
+        time.sleep(2 * CLOSE)  # the other thread ends us before
     _over.set()
     try:
         client.key_value_set(f"{FAILED}{number}", str(code), allow_overwrite=True)
-        client.wait_at_barrier(FAILED, MEET * 1000)
+        client.wait_at_barrier(FAILED, 1000 * (CLOSE if code == Preempted.exit_code else MEET))
     except Exception:  # the coordinator is gone, or somebody did not come: then jax ends who is left
         pass
     if number == 0:
@@ -78,9 +81,9 @@ def _look() -> None:
             found = client.key_value_dir_get(FAILED)
         except Exception:  # the coordinator is gone; jax says so
             return
-    if _over.wait(GRACE):  # we failed as well, and have said why
-        return
     code = max(int(value) for _, value in found)
+    if _over.wait(CLOSE if code == Preempted.exit_code else GRACE):  # we end as well, and have said why
+        return
     who = ", ".join(sorted(name.removeprefix(FAILED) for name, _ in found))
     print(f"error: process {who} stopped with exit code {code}; its output says why", file=sys.stderr, flush=True)
     for number in (1, 2):  # what transfers to the others now fail with is no news

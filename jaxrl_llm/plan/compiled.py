@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
+from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.specs import is_spec
 from jaxrl_llm.plan.account import Plan
 from jaxrl_llm.plan.hlo import Collective, collectives, elements
@@ -44,6 +45,7 @@ def compile_programs(plan: Plan, on: Callable[[str], object] = lambda name: None
             compiled = program.compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
+                refuse_foreign(plan, program, str(error))
                 raise
             yield refused(program, time.perf_counter() - before, str(error))
             continue
@@ -54,6 +56,15 @@ def compile_programs(plan: Plan, on: Callable[[str], object] = lambda name: None
             continue
         made = said.temp_size_in_bytes + said.output_size_in_bytes - said.alias_size_in_bytes
         yield Compiled(program.name, program.phase, seconds, said.argument_size_in_bytes, made, program.beside, talk)
+
+
+def refuse_foreign(plan: Plan, program: Program, message: str) -> None:
+    """A UserError where it was a compiler for devices that are not here that failed: mostly it is not this jax's."""
+    if plan.parts.mesh.devices.flat[0].platform != jax.default_backend():
+        raise UserError(
+            f"compiling `{program.name}` for devices that are not here: {message.splitlines()[0]:.300}\n"
+            f"  mend: the libtpu that belongs to jax {jax.__version__}: pip install 'jax[tpu]=={jax.__version__}'"
+        )
 
 
 def refused(program: Program, seconds: float, message: str) -> Compiled:

@@ -20,6 +20,7 @@ TOPOLOGIES = {
     "v6e": FLAT,
     "v5p": (*SOLID, "16x16x24"),
 }  # of v5p the cubes; others of whole 4x4x4 are legal
+LARGEST = 16 * 16 * 24  # chips of a slice of v5p
 
 CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"
 
@@ -53,7 +54,8 @@ def _is_legal(chip: str, shape: str) -> bool:
     if shape in TOPOLOGIES.get(chip, ()):
         return True
     sides = [int(n) for n in shape.split("x")]
-    return chip == "v5p" and len(sides) == 3 and all(n and n % 4 == 0 for n in sides) and sides == sorted(sides)
+    cubes = len(sides) == 3 and all(n and n % 4 == 0 for n in sides) and sides == sorted(sides)
+    return chip == "v5p" and cubes and math.prod(sides) <= LARGEST
 
 
 def _devices(name: str, slices: int) -> list[Any]:

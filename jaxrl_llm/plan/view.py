@@ -100,7 +100,7 @@ def verdict(
     texts += [f"{each.name}, the compiler: {each.refused}" for each in compiled if each.refused]
     if limit is None:
         texts += [f"peak {gib(peak)} a device, in {phase}; what these devices have is not known: --memory"]
-    elif peak <= limit and not any(each.refused for each in compiled):
+    elif fits(plan, limit, compiled):
         texts += [f"fits: peak {gib(peak)} of {gib(limit)} a device, in {phase}"]
     else:
         texts += [f"does not fit: peak {gib(peak)}, in {phase}, and a device has {gib(limit)}"]
@@ -118,6 +118,12 @@ def verdict(
     n, one = plan.n_checkpoints, plan.checkpoint
     texts += [f"a checkpoint: {gib(one)} on disk; {n} kept: {gib(n * one)}, and one more while it is written"]
     return [*texts, *(f"note: {note}" for note in plan.notes)]
+
+
+def fits(plan: Plan, limit: int, compiled: Sequence[Compiled]) -> bool:
+    """What the compiler says, where it was asked; else what was planned."""
+    peak = max((each.peak for each in compiled), default=plan.peak.device)
+    return peak <= limit and not any(each.refused for each in compiled)
 
 
 def describe(mend: Mend, target: Target) -> str:
@@ -148,7 +154,7 @@ def to_json(
         "phases": {phase.name: phase.device for phase in plan.phases},
         "peak": {"phase": plan.peak.name, "device": plan.peak.device},
         "limit": target.limit,
-        "fits": None if target.limit is None else plan.peak.device <= target.limit,
+        "fits": None if target.limit is None else fits(plan, target.limit, compiled),
         "try": None if mend is None else asdict(mend),
         "checkpoint": plan.checkpoint,
         "checkpoints": plan.n_checkpoints,

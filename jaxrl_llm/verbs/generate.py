@@ -73,11 +73,15 @@ def run(args: argparse.Namespace) -> int:
     if out is not None and out.exists():
         raise UserError(f"--out {out}: is there already, and shall not be overwritten")
 
+    from jaxrl_llm.alike import same_arguments, same_models, same_texts
     from jaxrl_llm.parallel import runtime
     from jaxrl_llm.parallel.distributed import is_main
     from jaxrl_llm.saved import open_model
 
     runtime.start()
+    same_arguments(vars(args))
+    same_texts({"prompts": prompts})
+    same_models([args.model, args.reward])
     opened = open_model(args.model)
     if args.best_of is None:
         rows = sample(opened, prompts, args, args.n)

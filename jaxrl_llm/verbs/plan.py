@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from jaxrl_llm.plan.target import parse_bytes
     from jaxrl_llm.plan.topology import elsewhere
-    from jaxrl_llm.plan.view import show, to_json
+    from jaxrl_llm.plan.view import fits, show, to_json
 
     if args.topology and (args.chip or args.devices):
         raise UserError("--topology says which devices and how many\n  mend: leave out --chip and --devices")
@@ -60,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
     compiled = []
     if args.compile or args.topology:
         with elsewhere() if args.topology else contextlib.nullcontext():
-            compiled = list(compile_programs(plan))
-    peak, mend = max((each.peak for each in compiled), default=plan.peak.device), None
-    if target.limit is not None and (peak > target.limit or any(each.refused for each in compiled)):
+            # On stdout: stderr is libtpu's meanwhile.
+            compiled = list(compile_programs(plan, lambda name: print(f"compiling `{name}` ...", flush=True)))
+    mend = None
+    if target.limit is not None and not fits(plan, target.limit, compiled):
         more = max((each.peak / plan.phase(each.phase) for each in compiled), default=1.0)
         mend = find_mend(
             plan, target, lambda extra: load(args.config, [*args.overrides, *extra]), traces, max(more, 1.0)

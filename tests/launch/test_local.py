@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ n=$(($(cat starts_$JAX_PROCESS_ID 2>/dev/null | wc -l) + 1))
 printf '%s|' "$JAX_NUM_PROCESSES" "$XLA_FLAGS" "$@" >>starts_$JAX_PROCESS_ID
 echo >>starts_$JAX_PROCESS_ID
 echo $$ >pid_$JAX_PROCESS_ID
-trap 'echo saved; exit 42' TERM
+trap 'echo saved; exit 42' TERM INT
 echo "start $n"
 code=$(sed -n "${n}p" codes_$JAX_PROCESS_ID 2>/dev/null)
 [ "$code" = wait ] && while [ ! -e go ]; do sleep 0.05; done
@@ -39,8 +40,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def begin(*args: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen([str(LOCAL), *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def begin(*args: str, **how: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen([str(LOCAL), *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how)
 
 
 def starts(number: int | str) -> list[str]:
@@ -77,12 +78,16 @@ def test_after_a_kill_all_start_again(here: Path) -> None:
     assert "local.sh: exit code 137; restart 1 of 10 in 0 s" in out
 
 
-def test_a_sigterm_is_passed_on_and_ends_it(here: Path) -> None:
-    for number in (0, 1):
-        Path(f"codes_{number}").write_text("wait\n")
-    ran = begin("--procs", "2", "--", "train", "c")
+@pytest.mark.parametrize(
+    ("send", "number"), [(os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT)]
+)
+def test_a_sigterm_is_passed_on_and_ends_it(here: Path, send: Callable[[int, int], None], number: int) -> None:
+    """Whether to the script alone or, as by a Ctrl-C and `kill %1`, to all of its group."""
+    for each in (0, 1):
+        Path(f"codes_{each}").write_text("wait\n")
+    ran = begin("--procs", "2", "--", "train", "c", start_new_session=True)
     until(lambda: Path("pid_0").exists() and Path("pid_1").exists())
-    ran.send_signal(signal.SIGTERM)
+    send(ran.pid, number)
     out, _ = ran.communicate(timeout=30)
     assert ran.returncode == 42
     assert sorted(line for line in out.splitlines() if "saved" in line) == ["[0] saved", "[1] saved"]
