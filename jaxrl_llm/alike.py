@@ -2,11 +2,14 @@
 
 import hashlib
 import time
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 import jaxrl_llm
 from jaxrl_llm.begin import Begin
@@ -32,8 +35,23 @@ def same_config(config: Any) -> None:
         for key, value in flatten(config).items()
         if not any(key == o or key.startswith(f"{o}.") for o in OWN)
     }
-    saved = sorted(int(each.name) for each in Path(config.workdir, "checkpoints").glob("*") if each.name.isdecimal())
+    saved = seen_by_all(Path(config.workdir, "checkpoints"))
     same_everywhere(keys | versions() | {"checkpoints in workdir": saved or "none"})
+
+
+def seen_by_all(folder: Path) -> list[int]:
+    """The checkpoints there, as soon as all processes see the same, else what this one sees after LATE seconds: right
+    after a restart a shared disk may not show everyone the newest yet.
+    """
+    end = time.monotonic() + LATE
+    while True:
+        saved = sorted(int(each.name) for each in folder.glob("*") if each.name.isdecimal())
+        found = multihost_utils.process_allgather(
+            np.asarray([zlib.crc32(repr(saved).encode()), time.monotonic() > end])
+        )
+        if (found[:, 0] == found[0, 0]).all() or found[:, 1].any():
+            return saved
+        time.sleep(0.5)
 
 
 def same_arguments(arguments: Mapping[str, object]) -> None:
