@@ -114,12 +114,17 @@ def logits_of_a_piece(config: Config, parts: Assembly, rows: int, places: int) -
 
 
 def gathered(parts: Assembly, role: str) -> Size:
-    """What is put together for use, and the gradient of it before that is split again: a layer, and the head."""
+    """What is put together for use, and the gradient of it before that is split again: a layer, and the head.
+
+    XLA for TPU has of the head's gradient also that of a piece, and the zeros of one that is skipped.
+    """
     specs, mesh, dtype = parts.models[role].specs, parts.mesh, parts.fixed_dtype
-    found = size_of(laid_out(one_layer(specs["layers"]), mesh, dtype, GATHERED))
+    found = 2 * size_of(laid_out(one_layer(specs["layers"]), mesh, dtype, GATHERED)).device
+    name = "unembed" if "unembed" in specs else "embed"
     if parts.algo.trained[role] == "lm":
-        found += size_of(laid_out(specs.get("unembed", specs["embed"]), mesh, dtype, GATHERED))
-    return on_each(2 * found.device, mesh.size)
+        again = 4 if mesh.devices.flat[0].platform == "tpu" and name in parts.divisions[role].specs else 2
+        found += again * size_of(laid_out(specs[name], mesh, dtype, GATHERED)).device
+    return on_each(found, mesh.size)
 
 
 def of_the_head(parts: Assembly, role: str) -> Size:
