@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 
 from jaxrl_llm import alike
@@ -111,12 +113,27 @@ def test_a_disk_that_others_do_not_see_is_named(tmp_path: Path) -> None:
 def test_what_hosts_may_have_of_their_own_is_not_compared(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("A text. " * 900)
     config = load(write_config(tmp_path), ["logging.quiet=true", "data.workers=3"])
-    with patch.object(alike.jax, "process_count", lambda: 2), patch.object(alike, "same_everywhere") as compared:
+    two, alone = patch.object(alike.jax, "process_count", lambda: 2), patch.object(alike, "seen_by_all", lambda _: [4])
+    with two, alone, patch.object(alike, "same_everywhere") as compared:
         alike.same_config(config)
     keys = compared.call_args.args[0]
     assert keys["model.n_layers"] == 2
-    assert {"jaxrl_llm", "jax", "checkpoints in workdir", "workdir", "data.path"} < keys.keys()
+    assert keys["checkpoints in workdir"] == [4]
+    assert {"jaxrl_llm", "jax", "workdir", "data.path"} < keys.keys()
     assert not [key for key in keys if key.startswith("logging") or key in ("data.workers", "data.cache_dir")]
+
+
+@pytest.mark.parametrize(("late", "seen"), [(30.0, [4, 8]), (-1.0, [4])])
+def test_checkpoints_that_one_host_sees_late_are_waited_for(tmp_path: Path, late: float, seen: list[int]) -> None:
+    (tmp_path / "4").mkdir()
+    others = np.asarray([zlib.crc32(b"[4, 8]"), 0])  # what process 1 has sent, and sends
+
+    def gathered(mine: np.ndarray) -> np.ndarray:
+        (tmp_path / "8").mkdir(exist_ok=True)  # which this process sees from now on
+        return np.stack([mine, others])
+
+    with patch.object(alike.multihost_utils, "process_allgather", gathered), patch.object(alike, "LATE", late):
+        assert alike.seen_by_all(tmp_path) == seen
 
 
 def test_a_pipeline_has_one_driver(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
