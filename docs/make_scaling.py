@@ -59,8 +59,9 @@ All rows have their command: `jaxrl-llm plan RECIPE --topology SLICE OVERRIDES` 
 |---|---|---|---|---|---|---|---|---|
 """
 TAIL = """
-Gradients are summed by all-reduce and then cut, not scattered: this libtpu turns every reduce-scatter that we asked for
-into that, which sends twice the bytes, and none of them is hidden.  On other versions `plan` may say otherwise.
+Gradients are summed by all-reduce and then cut, not scattered: with this libtpu a reduce-scatter among all devices of a
+slice of several hosts becomes that (one among a part of the devices stays what it is); it sends twice the bytes, and
+none of them is hidden.  Most of what is hidden is weights that are gathered; what is not is mostly these sums.
 """
 
 

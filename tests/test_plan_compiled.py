@@ -31,6 +31,7 @@ from jaxrl_llm.plan import (
 from jaxrl_llm.plan.compiled import Compiled, refused
 from jaxrl_llm.plan.hlo import Collective, collectives, elements
 from jaxrl_llm.plan.programs import Program
+from jaxrl_llm.plan.topology import elsewhere, rings
 from jaxrl_llm.plan.view import fits
 
 NEEDS_LIBTPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -245,6 +246,32 @@ def test_a_slice_that_is_not_here(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["roofline"]["tokens_per_s"] > 0
     assert main([*words, "--memory", "0.0001MiB"]) == 0
     assert "does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("chip", "sides", "closed"),
+    [
+        ("v5p", (4, 4, 8), (True, True, True)),
+        ("v5p", (2, 4, 4), (False, False, False)),  # not of whole cubes
+        ("v5e", (16, 16), (True, True, False)),
+        ("v6e", (8, 16), (False, True, False)),
+    ],
+)
+def test_links_close_a_ring_where_a_slice_is_as_long_as_a_pod(
+    chip: str, sides: tuple[int, ...], closed: tuple[bool, ...]
+) -> None:
+    assert rings(chip, sides) == closed
+
+
+@NEEDS_LIBTPU
+def test_weights_are_gathered_around_closed_rings() -> None:
+    """As they can be: a compiler that takes the slice for open adds up zeros and weights instead, twice the bytes."""
+    mesh = make_mesh(MeshConfig(), topology_target("v5p:4x4x4").devices)
+    split, whole = (NamedSharding(mesh, PartitionSpec(axis)) for axis in ("fsdp", None))
+    x = jax.ShapeDtypeStruct((4096, 1024), jnp.bfloat16, sharding=split)
+    with elsewhere():
+        text = jax.jit(lambda x: x + 1, out_shardings=whole).lower(x).compile().as_text()
+    assert [found.kind for found in collectives(text)] == ["all-gather"]
 
 
 @NEEDS_LIBTPU

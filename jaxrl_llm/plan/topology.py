@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ def topology_target(text: str) -> Target:
     if match is None or not _is_legal(match[2], match[3]) or match[1] == "0":
         raise UserError(f"--topology {text}: no such slice\n  mend: one of these, or several: 2xv5e:16x16\n{known}")
     slices, chip = int(match[1] or 1), find_chip(match[2])
-    devices = tuple(_devices(f"{match[2]}:{match[3]}", slices))
+    devices = tuple(_devices(match[2], match[3], slices))
     return Target(devices, int(USABLE * chip.hbm_bytes), f"{text}, {len(devices)} x {chip.name}", chip)
 
 
@@ -58,9 +58,21 @@ def _is_legal(chip: str, shape: str) -> bool:
     return chip == "v5p" and cubes and math.prod(sides) <= LARGEST
 
 
-def _devices(name: str, slices: int) -> list[Any]:
+def rings(chip: str, sides: Sequence[int]) -> tuple[bool, ...]:
+    """Of each of three axes whether its last chip has a link to the first.  Of v5p those of whole cubes have; of the
+    others sides as long as a pod (Google Cloud's documentation: "3D torus", "2D torus"; what is less is a mesh).
+
+    The compiler is to be told, or it takes all for open and sends in other ways than it would there.
+    """
+    if chip == "v5p":
+        return (all(side % 4 == 0 for side in sides),) * 3
+    return (*(side == 16 for side in sides), False)
+
+
+def _devices(chip: str, shape: str, slices: int) -> list[Any]:
     from jax.experimental import topologies
 
+    name, closed = f"{chip}:{shape}", rings(chip, [int(side) for side in shape.split("x")])
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     if not os.environ.get(xla_flags.CHOICE):  # else runtime.start has set them
@@ -68,7 +80,7 @@ def _devices(name: str, slices: int) -> list[Any]:
     try:
         with elsewhere():
             several = {"num_slices": slices} if slices > 1 else {}
-            return list(topologies.get_topology_desc(name, platform="tpu", **several).devices)
+            return list(topologies.get_topology_desc(name, platform="tpu", wrap=closed, **several).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(
