@@ -246,6 +246,9 @@ def test_the_override_makes_it_fit(tmp_path: Path) -> None:
         assert mend.n_devices == 1
         peak = make_plan(loaded(mend.overrides), target, Traces()).peak.device
         assert peak == mend.peak <= share * whole
+    half = find_mend(plan, here(limit=whole), loaded, traces, {"update": 2.0, "sample": 9.0})  # there is no `sample`
+    assert half is not None
+    assert half.peak == 2 * make_plan(loaded(half.overrides), target, Traces()).peak.device <= whole
     first = next(candidates(plan, 1))
     assert first == (("compute.remat=dots",), 1)
     least = make_plan(loaded(("compute.remat=full", "training.micro_batches=8")), here(), traces).peak.device

@@ -74,9 +74,10 @@ def place(shape: tuple[int, ...], across: str, devices: Sequence[Any]) -> np.nda
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     at = AXES.index(across)
     if shape[at] % n_slices:
+        other = next((axis for axis in ("data", "fsdp") if shape[AXES.index(axis)] % n_slices == 0), None)
         raise UserError(
             f"mesh.{across}={shape[at]} cannot lie across the {n_slices} slices that there are (mesh.slices={across})\n"
-            f"  mend: mesh.{across}={n_slices}, or a multiple of it"
+            f"  mend: mesh.{across}={n_slices}, or a multiple of it" + (f"; or mesh.slices={other}" if other else "")
         )
     between = tuple(n_slices if i == at else 1 for i in range(len(shape)))
     within = tuple(size // n for size, n in zip(shape, between, strict=True))

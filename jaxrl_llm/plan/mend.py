@@ -1,8 +1,9 @@
 """What to try when a run does not fit: overrides, each tried by making the plan with it."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jaxrl_llm.config import Config
 from jaxrl_llm.errors import UserError
@@ -26,7 +27,11 @@ class Mend:
 
 
 def find_mend(
-    plan: Plan, target: Target, load: Callable[[tuple[str, ...]], Config], traces: Traces, more: float = 1.0
+    plan: Plan,
+    target: Target,
+    load: Callable[[tuple[str, ...]], Config],
+    traces: Traces,
+    more: Mapping[str, float] = MappingProxyType({}),
 ) -> Mend | None:
     """The first of the candidates with which it fits, those that cost least first; None where none does.
 
@@ -35,7 +40,7 @@ def find_mend(
         target: into which it should.
         load: the config with such overrides after its own.
         traces: of plans before.
-        more: times as much as planned that the compiler wants, where it was asked.
+        more: times as much as planned that the compiler wants in a phase, of those where it was asked.
     """
     assert target.limit is not None, "or nothing could be too large"
     for overrides, n_devices in candidates(plan, len(target.devices)):
@@ -44,8 +49,9 @@ def find_mend(
             found = make_plan(load(overrides), there, traces)
         except UserError:  # a batch that cannot be cut so, a mesh that does not divide the model
             continue
-        if found.peak.device * more <= target.limit:
-            return Mend(overrides, n_devices, round(found.peak.device * more))
+        peak = max(round(phase.device * more.get(phase.name, 1.0)) for phase in found.phases)
+        if peak <= target.limit:
+            return Mend(overrides, n_devices, peak)
     return None
 
 

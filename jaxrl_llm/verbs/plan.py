@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
             compiled = list(compile_programs(plan, lambda name: print(f"compiling `{name}` ...", flush=True)))
     mend = None
     if target.limit is not None and not fits(plan, target.limit, compiled):
-        more = max((each.peak / plan.phase(each.phase) for each in compiled), default=1.0)
-        mend = find_mend(
-            plan, target, lambda extra: load(args.config, [*args.overrides, *extra]), traces, max(more, 1.0)
-        )
+        more = {each.phase: 1.0 for each in compiled}
+        for each in compiled:
+            more[each.phase] = max(more[each.phase], each.peak / plan.phase(each.phase))
+        mend = find_mend(plan, target, lambda extra: load(args.config, [*args.overrides, *extra]), traces, more)
     sent = next((sum(c.sent for c in each.talk) for each in compiled if each.phase == "update" and each.talk), None)
     roofline = make_roofline(plan, target.chip, sent) if target.chip else None
     if args.json:

@@ -103,11 +103,18 @@ def test_slices_lie_along_the_axis_that_is_named(across: str, shape: tuple[int, 
     assert [{device.slice_index for device in half.flat} for half in halves] == [{0}, {1}]
 
 
-@pytest.mark.parametrize(("across", "shape"), [("data", (1, 8, 2, 2)), ("fsdp", (32, 1, 1, 1)), ("data", (3, 1, 1, 2))])
-def test_slices_that_cannot_lie_so_are_refused(across: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("across", "shape", "other"),
+    [
+        ("data", (1, 8, 2, 2), "; or mesh.slices=fsdp"),
+        ("fsdp", (32, 1, 1, 1), "; or mesh.slices=data"),
+        ("data", (3, 1, 1, 2), ""),
+    ],
+)
+def test_slices_that_cannot_lie_so_are_refused(across: str, shape: tuple[int, ...], other: str) -> None:
     size = shape[AXES.index(across)]
     with pytest.raises(
-        UserError, match=rf"mesh.{across}={size} .* 2 slices .*\n  mend: mesh.{across}=2, or a multiple"
+        UserError, match=rf"mesh.{across}={size} .* 2 slices .*\n  mend: mesh.{across}=2, or a multiple of it{other}$"
     ):
         place(shape, across, chips(4, 4, n_slices=2))
 
