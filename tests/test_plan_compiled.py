@@ -47,8 +47,8 @@ PPO = BASE + (
     "training: {steps: 4, batch_size: 8, micro_batches: 1}\n"
 )
 
-# A loop of five turns: a sum nobody hides, and a gather with a product between its start and its done; after it an
-# exchange whose two pieces, in two computations, are one.
+# A loop of five turns: a sum nobody hides, and a gather of two arrays with work between its start and its done; after
+# it an exchange whose two pieces, in two computations, are one.
 MODULE = """HloModule test, num_partitions=4
 
 %cond (c: (s32[], f32[8])) -> pred[] {
@@ -62,7 +62,7 @@ MODULE = """HloModule test, num_partitions=4
   %b = (s32[], f32[8]) parameter(0)
   %x = f32[8]{0} get-tuple-element(%b), index=1
   %sum = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1,2,3}}, to_apply=%add
-  %ag = (f32[8]{0}, f32[32]{0}) all-gather-start(%sum), channel_id=2, replica_groups=[1,4]<=[4], dimensions={0}
+  %ag = ((f32[4], f32[8]), (f32[16], f32[32])) all-gather-start(%h, %sum), channel_id=2, replica_groups=[1,4]<=[4]
   %busy = f32[8]{0} fusion(%sum), kind=kLoop, calls=%nothing
   %done = f32[32]{0} all-gather-done(%ag)
   ROOT %out = (s32[], f32[8]) tuple(%i, %busy)
@@ -96,10 +96,10 @@ def planned(tmp_path: Path, text: str, *overrides: str, devices: int = 1):
 
 def test_collectives_of_a_module_by_hand() -> None:
     found = {c.kind: c for c in collectives(MODULE)}
-    assert found["all-reduce"] == Collective("all-reduce", "f32[8]", 4, 5, 5 * 2 * 0.75 * 32, hidden=False)
-    assert found["all-gather"] == Collective("all-gather", "f32[32]", 4, 5, 5 * 0.75 * 128, hidden=True)
-    assert found["all-to-all"] == Collective("all-to-all", "bf16[4,2]", 2, 1, 0.5 * 16, hidden=True)
-    assert hidden_share(found.values()) == pytest.approx((480 + 8) / (240 + 480 + 8))
+    assert found["all-reduce"] == Collective("all-reduce", ("f32[8]",), 4, 5, 5 * 2 * 0.75 * 32, hidden=False)
+    assert found["all-gather"] == Collective("all-gather", ("f32[32]", "f32[16]"), 4, 5, 5 * 0.75 * 192, hidden=True)
+    assert found["all-to-all"] == Collective("all-to-all", ("bf16[4,2]",), 2, 1, 0.5 * 16, hidden=True)
+    assert hidden_share(found.values()) == pytest.approx((720 + 8) / (240 + 720 + 8))
     assert elements("bf16[4,2]") == 8
 
 
@@ -118,6 +118,10 @@ def test_a_gathered_stack_is_found(tmp_path: Path) -> None:
     stack = jax.ShapeDtypeStruct((3, 8, 16), jnp.float32, sharding=split)  # of w_gate
     text = jax.jit(lambda w: w + 1, out_shardings=whole).lower(stack).compile().as_text()
     assert [c.shape for c in whole_stacks(plan, tuple(collectives(text or "")))] == ["f32[3,8,16]"]
+    among = Collective(
+        "all-gather", ("f32[8,100]", "f32[3,8,16]"), 8, 1, 1.0, hidden=False
+    )  # gathered with a larger one
+    assert whole_stacks(plan, (among, replace(among, kind="all-reduce"))) == [among]
 
 
 def test_every_program_of_rollouts_is_compiled(tmp_path: Path) -> None:

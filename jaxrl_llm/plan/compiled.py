@@ -84,4 +84,4 @@ def whole_stacks(plan: Plan, talk: tuple[Collective, ...]) -> list[Collective]:
         for spec in jax.tree.leaves(model.specs["layers"], is_leaf=is_spec)
         if len(spec.shape) > 2 and spec.shape[0] > 1
     }
-    return [c for c in talk if c.kind == "all-gather" and elements(c.shape) in stacks]
+    return [c for c in talk if c.kind == "all-gather" and any(elements(array) in stacks for array in c.arrays)]

@@ -24,11 +24,16 @@ class Collective:
     """One kind of talk between devices."""
 
     kind: str
-    shape: str  # of the largest array of one of them, as the compiler writes it: bf16[4096,14336]
+    arrays: tuple[str, ...]  # of one of them, as the compiler writes them, largest first: bf16[4096,14336]
     group: int  # devices that talk
     times: int  # a run of the program
     sent: float  # bytes by each device, all times together
     hidden: bool  # there is computation while they travel
+
+    @property
+    def shape(self) -> str:
+        """Of its largest array."""
+        return self.arrays[0] if self.arrays else ""
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,20 @@ def collectives(text: str) -> list[Collective]:
             fused = "chain_id=" in each.rest
             hidden = fused or (each.op.endswith("-start") and _busy_until_done(body, at))
             shapes = _shapes(each.shape)
-            if each.op.endswith("-start") and kind != "all-reduce":  # (operand, result, ...)
-                shapes = shapes[1:2] or shapes
+            if each.op.endswith("-start") and kind != "all-reduce":  # operands, as many results, counters
+                shapes = [shape for shape in shapes if not shape[0].endswith("[]")]
+                shapes = shapes[len(shapes) // 2 :]
             size, group = sum(n for _, n in shapes), _group(each.rest, text)
-            largest = max(shapes, key=lambda shape: shape[1], default=("", 0))[0]
+            arrays = tuple(name for name, _ in sorted(shapes, key=lambda shape: -shape[1]))
             sent = times[name] * size * _share(kind, group)
-            one = Collective(kind, largest, group, times[name], sent, hidden)
+            one = Collective(kind, arrays, group, times[name], sent, hidden)
             key = (kind, channel[1] if channel else f"{number}.{at}")
             if key not in found or found[key].sent < one.sent:
                 found[key] = one
-    merged: dict[tuple[str, str, int, bool], Collective] = {}
+    merged: dict[tuple[str, tuple[str, ...], int, bool], Collective] = {}
     for c in found.values():
         if c.group > 1:
-            key_ = (c.kind, c.shape, c.group, c.hidden)
+            key_ = (c.kind, c.arrays, c.group, c.hidden)
             before = merged.get(key_)
             n, sent = (before.times, before.sent) if before else (0, 0.0)
             merged[key_] = Collective(*key_[:3], n + c.times, sent + c.sent, c.hidden)
