@@ -279,6 +279,20 @@ def test_weights_are_gathered_around_closed_rings() -> None:
 
 
 @NEEDS_LIBTPU
+def test_no_device_adds_up_the_whole_gradient_of_the_head(tmp_path: Path) -> None:
+    """Over micro-batches: each adds its part of it."""
+    (tmp_path / "c.yaml").write_text(TEXT)
+    shape = ("model={vocab_size: 8192, d_model: 64}", "training={micro_batches: 4, batch_size: 64}")
+    plan = make_plan(
+        load(str(tmp_path / "c.yaml"), [*shape, "compute.layers=scan"]), topology_target("v5e:4x4"), Traces()
+    )
+    with elsewhere():
+        (step,) = compile_programs(plan)
+    (summed,) = [c for c in step.talk if c.kind in ("all-reduce", "reduce-scatter") and elements(c.shape) == 64 * 8192]
+    assert summed.times == 4
+
+
+@NEEDS_LIBTPU
 def test_two_slices_are_two_copies() -> None:
     target = topology_target("2xv5e:2x4")
     assert (len(target.devices), target.chip and target.chip.name) == (16, "TPU v5e")

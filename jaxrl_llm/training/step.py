@@ -105,14 +105,18 @@ def make_step(
 
 
 def _sum_over_micro_batches(fn: Callable[[Any], Any], batch: Any) -> Any:
-    """sum over m of fn(batch[m]), one after the other, in float32 carries of fn's shape."""
+    """sum over m of fn(batch[m]), one after the other, in float32 carries of fn's shape.
+
+    The barrier keeps sums over devices where they are: XLA for TPU would put the head's off until after the last
+    micro-batch, and meanwhile each device would have that whole gradient in float32.
+    """
     n_micro = jax.tree.leaves(batch)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], batch)
     if n_micro == 1:
         return fn(first)
 
     def add(carry: Any, rows: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, carry, fn(rows)), None
+        return jax.tree.map(jnp.add, carry, jax.lax.optimization_barrier(fn(rows))), None
 
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(fn, first))
     return jax.lax.scan(add, zeros, batch)[0]
