@@ -15,9 +15,9 @@ from typing import Any
 RUNS: tuple[tuple[str, ...], ...] = (  # recipe, slice, overrides
     ("pretrain/llama3.1-8b", "v5p:4x4x8"),
     ("pretrain/llama3.1-8b", "v5e:16x16", "training.micro_batches=2"),
+    ("pretrain/llama3.1-8b", "2xv5e:16x16", "mesh.data=2", "training.micro_batches=1"),
     ("pretrain/llama2-7b", "v5p:4x4x8", "training.micro_batches=4"),
     ("pretrain/llama2-7b", "v5e:16x16", "compute.remat=full", "training.micro_batches=4"),
-    ("pretrain/llama3.1-8b", "2xv5p:4x4x4", "mesh.data=2"),
     ("sft/llama3.1-8b", "v5p:2x2x4", "training.micro_batches=1"),
     ("sft/llama3.1-8b", "v5e:8x8", "compute.remat=full", "training.micro_batches=1"),
     ("sft/llama3.1-8b_lora", "v5p:2x2x1"),

@@ -58,7 +58,8 @@ def update_lines(config: Config, parts: Assembly, traces: Traces) -> Iterator[Li
             yield Line(UPDATE, role, "gradients (float32)", gradients)
         remat = effective_remat(config, parts)
         kept, all_of_it = (
-            traces(config, parts.mesh, role, each).at(rows, places, fused or context > 1) for each in (remat, "none")
+            traces(config, parts.mesh, role, each).at(rows, places, fused or context > 1)
+            for each in (remat, most_of_a_layer(parts))
         )
         whole = keys_and_values(parts, model, rows, length)
         lowest = 0 if "embed" in division.specs else min((at for at, _ in stacks(division.specs)), default=0)
@@ -66,8 +67,8 @@ def update_lines(config: Config, parts: Assembly, traces: Traces) -> Iterator[Li
         gathered_too = round(n_layers * whole) if remat == "none" else 0
         what = f"activations kept, remat {remat}"
         yield Line(UPDATE, role, what, on_each(kept + gathered_too, n), exact=False)
-        # What was not kept of a layer, and a gradient.
-        again = (all_of_it - kept) / n_layers if remat != "none" else kept / n_layers / 2
+        # What was not kept of a layer and is made again; or the gradient of what was.
+        again = (all_of_it - kept if all_of_it > kept else kept / 2) / n_layers
         if not fused and (context > 1 or remat != "none"):
             again += scores_at_once(parts, model, rows, length)
         at_work.append((again + 2 * whole, role, "a layer at work"))
@@ -77,7 +78,7 @@ def update_lines(config: Config, parts: Assembly, traces: Traces) -> Iterator[Li
         if ways(parts.mesh, WEIGHT_AXES) == 1:
             what, together = "gradient of the head, a piece's", of_the_head(parts, role)
         tables.append((together.device, role, what))
-        if config.compute.layers == "unroll" and parts.mesh.devices.flat[0].platform != "cpu":
+        if config.compute.layers == "unroll" and not on_cpu(parts):
             apart = {name: w for name, w in parts.template.params[role].items() if name.startswith("layers")}
             yield Line(UPDATE, role, "layers apart: weights and gradients", size_of(apart) * 2, exact=False)
     yield from one_at_a_time(UPDATE, tables, n)
@@ -86,8 +87,18 @@ def update_lines(config: Config, parts: Assembly, traces: Traces) -> Iterator[Li
 
 def effective_remat(config: Config, parts: Assembly) -> Remat:
     """The policy; XLA for CPU finds that what unrolled layers compute again is there already, and keeps it."""
-    on_cpu = parts.mesh.devices.flat[0].platform == "cpu"
-    return "none" if on_cpu and config.compute.layers == "unroll" else config.compute.remat
+    return "none" if on_cpu(parts) and config.compute.layers == "unroll" else config.compute.remat
+
+
+def most_of_a_layer(parts: Assembly) -> Remat:
+    """The policy that keeps what a layer at work has: XLA for CPU has all in memory; for others it fuses what is cheap
+    into what reads it, and has the products."""
+    return "none" if on_cpu(parts) else "dots"
+
+
+def on_cpu(parts: Assembly) -> bool:
+    """Whether it is planned for CPUs."""
+    return parts.mesh.devices.flat[0].platform == "cpu"
 
 
 def keys_and_values(parts: Assembly, model: LlamaConfig, rows: int, length: int) -> float:
@@ -99,10 +110,11 @@ def keys_and_values(parts: Assembly, model: LlamaConfig, rows: int, length: int)
 
 
 def scores_at_once(parts: Assembly, model: LlamaConfig, rows: int, length: int) -> float:
-    """Bytes on one device of the scores of a layer; where rows are split along T, of a block of queries and their
-    gradients, which no trace has."""
+    """Bytes on one device of the scores of a layer, with softmax and gradients where no trace has them; where rows are
+    split along T, of a block of queries."""
     places = places_of(length, parts)
-    queries, arrays = (length, 1) if places == length else (min(QUERY_BLOCK, places), LOGITS)
+    queries = length if places == length else min(QUERY_BLOCK, places)
+    arrays = 1 if places == length and on_cpu(parts) else LOGITS
     return arrays * 4.0 * rows * queries * length * model.n_heads / parts.mesh.shape["tensor"]
 
 
@@ -114,16 +126,13 @@ def logits_of_a_piece(config: Config, parts: Assembly, rows: int, places: int) -
 
 
 def gathered(parts: Assembly, role: str) -> Size:
-    """What is put together for use, and the gradient of it before that is split again: a layer, and the head.
-
-    XLA for TPU has of the head's gradient also that of a piece, and the zeros of one that is skipped.
-    """
-    specs, mesh, dtype = parts.models[role].specs, parts.mesh, parts.fixed_dtype
-    found = 2 * size_of(laid_out(one_layer(specs["layers"]), mesh, dtype, GATHERED)).device
+    """What is put together for use, a layer and the head, and the gradients of what is trained of it."""
+    specs, trained, mesh = parts.models[role].specs, parts.divisions[role].specs, parts.mesh
+    learns = any("wq" in stack for _, stack in stacks(trained))
+    found = (1 + learns) * size_of(laid_out(one_layer(specs["layers"]), mesh, parts.fixed_dtype, GATHERED)).device
     name = "unembed" if "unembed" in specs else "embed"
     if parts.algo.trained[role] == "lm":
-        again = 4 if mesh.devices.flat[0].platform == "tpu" and name in parts.divisions[role].specs else 2
-        found += again * size_of(laid_out(specs[name], mesh, dtype, GATHERED)).device
+        found += (1 + (name in trained)) * size_of(laid_out(specs[name], mesh, parts.fixed_dtype, GATHERED)).device
     return on_each(found, mesh.size)
 
 
