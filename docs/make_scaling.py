@@ -12,6 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+LONG = (  # rows of 131,072 tokens, one to eight chips
+    *("data.length=131072", "data.max_length=null", "model.context=131072", "training.batch_size=8"),
+    *("training.micro_batches=1", "mesh.fsdp=8", "mesh.context=8", "compute.remat=full", "compute.loss_chunks=64"),
+)
 RUNS: tuple[tuple[str, ...], ...] = (  # recipe, slice, overrides
     ("pretrain/llama3.1-8b", "v5p:4x4x8"),
     ("pretrain/llama3.1-8b", "v5e:16x16", "training.micro_batches=2"),
@@ -20,6 +24,7 @@ RUNS: tuple[tuple[str, ...], ...] = (  # recipe, slice, overrides
     ("pretrain/llama2-7b", "v5e:16x16", "compute.remat=full", "training.micro_batches=4"),
     ("sft/llama3.1-8b", "v5p:2x2x4", "training.micro_batches=1"),
     ("sft/llama3.1-8b", "v5e:8x8", "compute.remat=full", "training.micro_batches=1"),
+    ("sft/llama3.1-8b", "v5p:4x4x4", *LONG),
     ("sft/llama3.1-8b_lora", "v5p:2x2x1"),
     ("sft/llama3.1-8b_lora", "v5e:4x4", "training.micro_batches=4", "compute.remat=full"),
     ("sft/llama2-70b", "v5p:4x4x4"),
