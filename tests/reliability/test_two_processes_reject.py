@@ -1,4 +1,4 @@
-"""Two processes of four devices draw, rate, choose and evaluate as one of eight does, and one of them writes."""
+"""Two processes of four devices generate, rate, choose and evaluate as one of eight does, and one of them writes."""
 
 import json
 import subprocess
@@ -60,6 +60,19 @@ def test_two_processes_choose_as_one_does(runs: Runs, tmp_path: Path) -> None:
             scores = [key for key in a if "score" in key]
             assert [a.pop(key) for key in scores] == pytest.approx([b.pop(key) for key in scores], abs=1e-4)
             assert a == b
+
+
+def test_two_processes_generate_as_one_does(runs: Runs, tmp_path: Path) -> None:
+    asks = str(Path(runs("sft")).parent / "asks.jsonl")
+    args = ["generate", str(runs("sft")), "--prompts", asks, "--n", "2", "--max-new-tokens", "8", "--out"]
+    (tmp_path / "two").mkdir()
+    outputs = on_two_processes(tmp_path / "two", *args, str(tmp_path / "two" / "out.jsonl"))
+    assert "completions -> " in outputs[0]
+    assert "completions -> " not in outputs[1]
+    assert main([*args, str(tmp_path / "one.jsonl")]) == 0
+    for ours, theirs in zip(read(tmp_path / "two" / "out.jsonl"), read(tmp_path / "one.jsonl"), strict=True):
+        assert ours.pop("logp") == pytest.approx(theirs.pop("logp"), abs=1e-5)
+        assert ours == theirs
 
 
 def test_two_processes_take_the_best_of_n_as_one_does(runs: Runs, tmp_path: Path) -> None:
