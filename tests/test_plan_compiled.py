@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ from jaxrl_llm.plan import (
 from jaxrl_llm.plan.compiled import Compiled, refused
 from jaxrl_llm.plan.hlo import Collective, collectives, elements
 from jaxrl_llm.plan.programs import Program
-from jaxrl_llm.plan.topology import elsewhere, rings
+from jaxrl_llm.plan.topology import TOPOLOGIES, elsewhere, rings
 from jaxrl_llm.plan.view import fits
 
 NEEDS_LIBTPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
@@ -265,6 +266,14 @@ def test_links_close_a_ring_where_a_slice_is_as_long_as_a_pod(
     chip: str, sides: tuple[int, ...], closed: tuple[bool, ...]
 ) -> None:
     assert rings(chip, sides) == closed
+
+
+@NEEDS_LIBTPU
+def test_libtpu_knows_every_slice_that_is_listed() -> None:
+    for chip, shapes in TOPOLOGIES.items():
+        for shape in shapes:
+            n = math.prod(int(side) for side in shape.split("x"))
+            assert len(topology_target(f"{chip}:{shape}").devices) == n
 
 
 @NEEDS_LIBTPU

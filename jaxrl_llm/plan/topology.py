@@ -79,8 +79,10 @@ def _devices(chip: str, shape: str, slices: int) -> list[Any]:
         xla_flags.merge(("tpu",))
     try:
         with elsewhere():
-            several = {"num_slices": slices} if slices > 1 else {}
-            return list(topologies.get_topology_desc(name, platform="tpu", wrap=closed, **several).devices)
+            more: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+            if shape == "1x1":  # else hosts of four chips are taken for granted
+                more["chips_per_host_bounds"] = (1, 1, 1)
+            return list(topologies.get_topology_desc(name, platform="tpu", wrap=closed, **more).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
         raise UserError(
