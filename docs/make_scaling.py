@@ -42,8 +42,8 @@ RUNS: tuple[tuple[str, ...], ...] = (  # recipe, slice, overrides
     ("ppo/llama2", "v5p:2x2x4", "training.micro_batches=2"),
     ("ppo/instructgpt", "v5p:2x2x4", "training.micro_batches=2"),
     ("ppo/llama2-70b", "v5p:4x4x4", "training.micro_batches=1", "compute.remat=full"),
-    ("grpo/llama3.1-8b", "v5p:2x2x4"),
-    ("rloo/llama3.1-8b", "v5p:2x2x4", "training.micro_batches=16"),
+    ("grpo/llama3.1-8b", "v5p:2x2x4", "training.micro_batches=8"),
+    ("rloo/llama3.1-8b", "v5p:2x2x4", "training.micro_batches=4"),
 )
 HEAD = """# Which slice each large recipe fits
 

@@ -1,5 +1,6 @@
 """What the compiler says of the very programs of a plan: memory, and what devices say to each other."""
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import jax
 from jaxrl_llm.errors import UserError
 from jaxrl_llm.parallel.specs import is_spec
 from jaxrl_llm.plan.account import Plan
-from jaxrl_llm.plan.hlo import Collective, collectives, elements
+from jaxrl_llm.plan.hlo import Collective, collectives, sides_of
 from jaxrl_llm.plan.programs import Program, programs
 
 
@@ -82,9 +83,13 @@ def refused(program: Program, seconds: float, message: str) -> Compiled:
 def whole_stacks(plan: Plan, talk: tuple[Collective, ...]) -> list[Collective]:
     """The gathers that put a whole stack of layers together: there should be none."""
     stacks = {
-        spec.size // plan.parts.mesh.shape["tensor"]
+        (spec.shape[0], spec.size // plan.parts.mesh.shape["tensor"])
         for model in plan.parts.models.values()
         for spec in jax.tree.leaves(model.specs["layers"], is_leaf=is_spec)
         if len(spec.shape) > 2 and spec.shape[0] > 1
     }
-    return [c for c in talk if c.kind == "all-gather" and any(elements(array) in stacks for array in c.arrays)]
+
+    def is_stack(sides: list[int]) -> bool:
+        return any(layers in sides and math.prod(sides) == size for layers, size in stacks)
+
+    return [c for c in talk if c.kind == "all-gather" and any(is_stack(sides_of(array)) for array in c.arrays)]

@@ -80,9 +80,9 @@ def collectives(text: str) -> list[Collective]:
     return sorted(merged.values(), key=lambda c: -c.sent)
 
 
-def elements(shape: str) -> int:
+def sides_of(shape: str) -> list[int]:
     """Of `bf16[4096,14336]`."""
-    return math.prod(int(n) for n in re.findall(r"\d+", shape.partition("[")[2]))
+    return [int(n) for n in re.findall(r"\d+", shape.partition("[")[2])]
 
 
 def hidden_share(found: Iterable[Collective]) -> float:
