@@ -67,7 +67,8 @@ All rows have their command: `jaxrl-llm plan RECIPE --topology SLICE OVERRIDES` 
 TAIL = """
 Gradients are summed by all-reduce and then cut, not scattered: with this libtpu a reduce-scatter among all devices of a
 slice of several hosts becomes that (one among a part of the devices stays what it is); it sends twice the bytes, and
-none of them is hidden.  Most of what is hidden is weights that are gathered; what is not is mostly these sums.
+none of them is hidden.  Most of what is hidden is weights that are gathered; what is not is mostly these sums.  Of two
+or more slices of v5p it takes all links for open and gathers weights by all-reduce too: there is no row of them.
 """
 
 
