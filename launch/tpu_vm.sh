@@ -214,12 +214,14 @@ follow() {
   done
 }
 
-# The worst of several exit codes.  A death is worse than 1, with which others may end because of it.
+# The worst of several exit codes.  A death is worse than 1, with which others may end because of it; one that runs on
+# though others were stopped, and so have saved together with it, is stopped too.
 worst() { # what `worker.sh status` said on all hosts
   local word code rank found=0 highest=0
   for word in $1; do
     code=${word#run=}
     [[ $code != "$word" ]] || continue # not ours
+    [[ $code != running || $1 != *run=stopped* ]] || code=stopped
     case $code in
       0) rank=0 ;;
       stopped) rank=1 ;;

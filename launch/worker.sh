@@ -26,8 +26,9 @@ setup() {
   touch "$ready"
 }
 
-# The process that is meant, and not another one that got its number after a reboot.
-alive() { [[ -s $folder/pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$(<"$folder/pid")/cmdline" | grep -q jaxrl-llm; }
+# The process that is meant, and not another one that got its number after a reboot: of the run, or the leader around it.
+ours() { [[ -s $folder/$1 ]] && tr '\0' ' ' 2>/dev/null <"/proc/$(<"$folder/$1")/cmdline" | grep -q jaxrl-llm; }
+alive() { ours pid; }
 
 wait_end() { # seconds
   local i
@@ -74,14 +75,12 @@ read_env() { # file
 }
 
 status() {
-  local ended
-  if [[ -s $folder/exit ]]; then
+  local ended=none
+  if alive || ours leader; then # which writes the exit code, then ends
+    ended=running
+  elif [[ -s $folder/exit ]]; then
     ended=$(<"$folder/exit")
     [[ $ended != 42 || ! -e $folder/stopped ]] || ended=stopped
-  elif alive; then
-    ended=running
-  else
-    ended=none
   fi
   echo "run=$ended" # gcloud writes lines of its own between those of several hosts
 }

@@ -136,6 +136,13 @@ def test_which_ends_are_tried_again(cloud: Desk, ends: list[str], code: int, sta
     assert sum("start my-run train c" in short(call) for call in cloud.calls()) == starts
 
 
+def test_a_host_that_ends_late_does_not_start_a_stopped_run_again(cloud: Desk) -> None:
+    ready(cloud)
+    cloud.will_say("status", "dead", *["run=stopped", "run=stopped run=running"] * 10)
+    said = cloud.run("tpu_vm.sh", "run", "my-run", *AT, "--", "train", "c", code=42)
+    assert "my-run was stopped and has saved" in said
+
+
 def test_one_that_runs_is_followed(cloud: Desk) -> None:
     ready(cloud)
     cloud.will_say("status", "run=running", "run=running", "run=0")
@@ -303,7 +310,7 @@ def test_on_its_hosts(cloud: Desk, hosts: list[Path]) -> None:
         assert "saved" in logs[1].read_text()  # what was left was stopped, not killed
         assert cloud.run("tpu_vm.sh", "status", "my-run", *AT).count("run=running") == 2
         cloud.run("tpu_vm.sh", "stop", "my-run", *AT)
-        said, _ = ran.communicate(timeout=20)
+        said, _ = ran.communicate(timeout=100)
     finally:
         ran.kill()
         for home in hosts:
